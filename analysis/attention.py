@@ -1,0 +1,132 @@
+"""Attention of chosen tokens over all tokens of a picture, and what people may write to choose them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memssl_core.data.images import Frame
+from memssl_core.errors import ModelError
+from memssl_core.model.features import attention_rows
+
+One = str | int | tuple[float, float]
+Query = One | Sequence[One]
+_CHUNK = 256  # query rows at a time when averaging over all patches
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """Rows of attention; each sums to 1 over all N tokens, prefix tokens first, then patches row by row."""
+
+    rows: np.ndarray
+    """float32 [attention heads, R, N] of one transformer block, or [L, attention heads, N] of all (`attention_all`)"""
+    grid: tuple[int, int]
+    """(rows, columns) of patches"""
+    n_prefix: int
+    frame: Frame
+    pixels: np.ndarray
+    """float32 [3, H, W] as the backbone got them"""
+    layers: tuple[int, ...]
+    """the transformer block(s), 0-based"""
+    queries: tuple[int, ...]
+    """[R] query tokens; all patches where their mean was asked for (then R is 1)"""
+
+    def maps(self) -> np.ndarray:
+        """float32 [..., rows, columns]: the patches' part of the rows."""
+        return self.rows[..., self.n_prefix :].reshape(*self.rows.shape[:-1], *self.grid)
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers for JSON; per row: mass on the patches, entropy (nats), the strongest patch and its centre."""
+        rows = self.rows.astype(np.float64)
+        best = self.rows[..., self.n_prefix :].argmax(-1)
+        return {
+            "layers": list(self.layers),
+            "queries": list(self.queries) if len(self.queries) <= 64 else "mean",
+            "grid": list(self.grid),
+            "n_prefix": self.n_prefix,
+            "picture_px": [self.frame.width, self.frame.height],
+            "patch_mass": rows[..., self.n_prefix :].sum(-1).tolist(),
+            "entropy": (-(rows * np.log(np.maximum(rows, 1e-30))).sum(-1)).tolist(),
+            "strongest_patch": best.tolist(),
+            "strongest_px": np.array([self.frame.centre_of(int(p)) for p in best.flat])
+            .reshape(*best.shape, 2)
+            .tolist(),
+        }
+
+
+def parse_query(text: str) -> Query:
+    """A query as people write it: `cls`, `mean`, `register:I`, a patch index, `x,y`, or several joined by `;`."""
+    queries: list[One] = []
+    for part in (part.strip() for part in text.split(";")):
+        if re.fullmatch(r"\d{1,9}", part):
+            queries.append(int(part))
+        elif pixel := re.fullmatch(r"(-?[\d.]{1,12})\s*,\s*(-?[\d.]{1,12})", part):
+            try:
+                queries.append((float(pixel[1]), float(pixel[2])))
+            except ValueError:
+                raise _unknown(part) from None
+        elif part in ("cls", "mean") or re.fullmatch(r"register:\d{1,4}", part):
+            queries.append(part)
+        else:
+            raise _unknown(part)
+    return queries[0] if len(queries) == 1 else queries
+
+
+def query_tokens(query: Query, *, n_prefix: int, has_class_token: bool, frame: Frame) -> list[int]:
+    """The tokens a query means. ModelError, one sentence, if the model or the picture has no such token."""
+    if isinstance(query, str) and (";" in query or query not in ("cls", "mean")):
+        query = parse_query(query)
+    patches = frame.rows * frame.columns
+    if query == "mean":
+        return list(range(n_prefix, n_prefix + patches))
+    if isinstance(query, tuple) and len(query) == 2 and not any(isinstance(part, (str, tuple)) for part in query):
+        patch = frame.patch_at(*query)  # type: ignore[misc, arg-type]
+        if patch is None:
+            where = f"({query[0]:g}, {query[1]:g})"
+            raise ModelError(
+                f"{where} lies outside the picture of {frame.width}×{frame.height} pixels; click inside it."
+            )
+        return [n_prefix + patch]
+    if query == "cls":
+        if not has_class_token:
+            raise ModelError(
+                "This model has no class token; ask for a patch, or for the mean over all patches ('mean')."
+            )
+        return [0]
+    if isinstance(query, str):
+        first = int(has_class_token)
+        token = first + int(query.removeprefix("register:"))
+        if token >= n_prefix:
+            raise ModelError(f"There is no {query}; this model has {n_prefix - first} register tokens.")
+        return [token]
+    if isinstance(query, (int, np.integer)):
+        if not 0 <= query < patches:
+            raise ModelError(f"There is no patch {query}; this picture has patches 0 to {patches - 1}.")
+        return [n_prefix + int(query)]
+    if not isinstance(query, Sequence) or not query or len(query) > patches + n_prefix or "mean" in query:
+        raise _unknown(query)
+    parts = [tuple(part) if isinstance(part, list) else part for part in query]
+    known = {"n_prefix": n_prefix, "has_class_token": has_class_token, "frame": frame}
+    return [token for part in parts for token in query_tokens(part, **known)]
+
+
+def rows_of_block(vit_block: nn.Module, tokens: Tensor, queries: list[int], mean: bool) -> np.ndarray:
+    """[1, N, C] entering a transformer block -> float32 [attention heads, R, N]; R is 1 for the mean over queries."""
+    if not mean:
+        return attention_rows(vit_block, tokens, queries)[0].float().cpu().numpy()
+    sums = [
+        attention_rows(vit_block, tokens, queries[low : low + _CHUNK])[0].float().sum(1, keepdim=True)
+        for low in range(0, len(queries), _CHUNK)
+    ]
+    return (torch.stack(sums).sum(0) / len(queries)).cpu().numpy()
+
+
+def _unknown(query: object) -> ModelError:
+    forms = "cls, mean, register:I, a patch index, x,y in pixels, or several of these joined by ;"
+    return ModelError(f"{str(query)[:40]!r} is no query; write {forms}.")

@@ -1,0 +1,69 @@
+"""The memories nearest to a picture, by exact search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from memssl_core.bundle.table import MemoryTable
+from memssl_core.errors import ModelError
+
+Space = Literal["memory", "embedding"]
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The k nearest slots, best first."""
+
+    ids: np.ndarray
+    """int64 [k] slots"""
+    scores: np.ndarray
+    """float32 [k] cosine similarities"""
+    space: Space
+    """`memory`: projections are compared, what the loss saw; `embedding`: the final teacher's embeddings"""
+    exact: bool
+    rows: list[dict[str, Any]]
+    """provenance of each: slot, image_id, uri, label, class_name, step, box, thumbnail (bytes)"""
+
+    def records(self) -> list[dict[str, Any]]:
+        """Plain values for JSON: id, score, image_id, uri, class_name, step, box."""
+        told = ("image_id", "uri", "class_name", "step", "box")
+        found = zip(self.ids, self.scores, self.rows, strict=True)
+        return [{"id": int(i), "score": float(s), **{name: row[name] for name in told}} for i, s, row in found]
+
+
+class SlotSearch:
+    """Exact search over the written slots of a memory in one space; noise never answers."""
+
+    def __init__(self, memory: MemoryTable, space: Space) -> None:
+        """Raises: ModelError if the bundle has no embeddings, nothing is written yet, or faiss is not installed."""
+        try:
+            import faiss
+        except ImportError as reason:
+            raise ModelError("Searching the memory needs faiss; install it with `pip install faiss-cpu`.") from reason
+        vectors = memory.vectors if space == "memory" else memory.embeddings
+        if vectors is None:
+            raise ModelError("This model's memory holds no embeddings, so only the memory space can be searched.")
+        self.memory, self.space = memory, space
+        self.slots = np.flatnonzero(memory.image_id != -1)
+        if not len(self.slots):
+            raise ModelError(
+                "This model's memory is still empty: every slot is noise, so it has no neighbours to show."
+            )
+        self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
+        self._index.add(_unit(vectors[self.slots]))
+
+    def nearest(self, query: np.ndarray, k: int) -> Neighbours:
+        """[D] or [C] of the space, any length -> its k nearest slots; k is cut to the written slots."""
+        if k < 1:
+            raise ModelError(f"k is {k}; ask for at least 1 neighbour.")
+        scores, found = self._index.search(_unit(query[None]), min(k, len(self.slots)))
+        ids = self.slots[found[0]]
+        return Neighbours(ids, scores[0], self.space, True, self.memory.rows(ids))
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.ascontiguousarray(rows / np.maximum(lengths, 1e-12), np.float32)

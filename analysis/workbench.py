@@ -1,0 +1,239 @@
+"""One opened model and its caches, a method a question; and several of them within a memory budget."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cachetools
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.attention import Attention, Query, query_tokens, rows_of_block
+from analysis.neighbours import Neighbours, SlotSearch, Space
+from memssl_core.data.images import MAX_BYTES, Frame, ImageSource, decode_image, fit_to_patches
+from memssl_core.errors import ModelError
+from memssl_core.model.backbone import embed
+from memssl_core.model.features import block_inputs, n_prefix, patch_px, why_no_attention
+from memssl_core.sources import Model, open_model, source_state
+
+MAX_TOKENS = 4096
+"""patches of a picture at most: 512×512 px at patch 8, 1024×1024 at patch 16; a larger picture is reduced"""
+TOKEN_CACHE_BYTES = 256 << 20
+MODELS_BUDGET_BYTES = 3 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class _Walked:
+    pixels: Tensor  # [3, H, W]
+    frame: Frame
+    inputs: list[Tensor]  # [1, N, C] entering each transformer block
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes + sum(tokens.nbytes for tokens in self.inputs)
+
+
+class Workbench:
+    """Questions about one model. `image` is a path, bytes, a PIL image or uint8 [H, W, 3]; safe across threads."""
+
+    def __init__(self, model: Model, *, device: str | torch.device = "cpu", max_tokens: int = MAX_TOKENS) -> None:
+        self.model, self.device, self.max_tokens = model, torch.device(device), max_tokens
+        for module in (model.backbone, model.head):
+            if module is not None:
+                module.to(self.device)
+        self._tokens: cachetools.LRUCache = cachetools.LRUCache(TOKEN_CACHE_BYTES, lambda walked: walked.nbytes)
+        self._embeddings: cachetools.LRUCache = cachetools.LRUCache(256)
+        self._searches: dict[str, SlotSearch] = {}
+        self._caches, self._forward, self._building = threading.Lock(), threading.Lock(), threading.Lock()
+
+    def pixels(self, image: ImageSource, size: int | None = None) -> tuple[np.ndarray, Frame]:
+        """float32 [3, H, W] as the backbone gets a picture for maps, and its frame.
+
+        The aspect is kept, the long side is `size` pixels (None: the picture's own) up to `max_tokens` patches, sides
+        are multiples of the patch side.
+        """
+        pixels, frame = self._pixels(image, size)
+        return pixels.numpy(), frame
+
+    def attention(
+        self, image: ImageSource, layer: int = -1, query: Query = "cls", size: int | None = None
+    ) -> Attention:
+        """Rows [attention heads, R, N] of transformer block `layer` (0-based, negatives from the end).
+
+        `query`: 'cls', 'register:I', a patch index, (x, y) pixels of the picture, a list of these, or 'mean' for the
+        mean over all patches. Raises: ModelError if the model has no such block or token, or no attention to show.
+        """
+        blocks = self._blocks()
+        if not -len(blocks) <= layer < len(blocks):
+            raise ModelError(f"There is no layer {layer}; this model has transformer blocks 0 to {len(blocks) - 1}.")
+        layer %= len(blocks)
+        walked = self._walk(image, size)
+        queries = self._queries(query, walked.frame)
+        rows = rows_of_block(blocks[layer], walked.inputs[layer], queries, query == "mean")
+        return self._attention(rows, walked, (layer,), queries)
+
+    def attention_all(self, image: ImageSource, query: Query = "cls", size: int | None = None) -> Attention:
+        """Rows [L, attention heads, N] of one query (as in `attention`) in every transformer block."""
+        blocks, walked = self._blocks(), self._walk(image, size)
+        queries = self._queries(query, walked.frame)
+        mean = query == "mean"
+        if len(queries) != 1 and not mean:
+            raise ModelError(f"{len(queries)} queries were asked for where one is shown; choose one.")
+        pairs = zip(blocks, walked.inputs, strict=True)
+        rows = np.stack([rows_of_block(block, tokens, queries, mean)[:, 0] for block, tokens in pairs])
+        return self._attention(rows, walked, tuple(range(len(blocks))), queries)
+
+    def embedding(self, image: ImageSource) -> np.ndarray:
+        """float32 [C]: the backbone's output for the picture under the model's own transform (resize, centre crop)."""
+        key = picture_key(image)
+        with self._caches:
+            known = self._embeddings.get(key)
+        if known is None:
+            pixels = self.model.transform(decode_image(image))[None].to(self.device)
+            with self._forward, torch.inference_mode():
+                known = embed(self.model.backbone, pixels)[0].float().cpu().numpy()
+            with self._caches:
+                self._embeddings[key] = known
+        return known.copy()
+
+    def projection(self, image: ImageSource) -> np.ndarray:
+        """float32 [D], unit length: the head's output for `embedding`. ModelError if the model has no head."""
+        head = self.model.head
+        if head is None:
+            raise ModelError("This model has no projection head, so the memory space is closed to it.")
+        rows = torch.from_numpy(self.embedding(image))[None].to(self.device)
+        with self._forward, torch.inference_mode():
+            return head(rows)[0].cpu().numpy()
+
+    def neighbours(self, image: ImageSource, space: Space = "memory", k: int = 20) -> Neighbours:
+        """The k written slots nearest to a picture, exactly: projections ('memory') or embeddings ('embedding').
+
+        Raises: ModelError if the model has no memory, or not this space.
+        """
+        if space not in ("memory", "embedding"):
+            raise ModelError(f"There is no space {space!r}; choose memory or embedding.")
+        if self.model.memory is None:
+            raise ModelError("This model has no memory, so it has no neighbours to show; open a bundle that has one.")
+        query = self.projection(image) if space == "memory" else self.embedding(image)
+        with self._building:
+            if space not in self._searches:
+                self._searches[space] = SlotSearch(self.model.memory, space)
+        return self._searches[space].nearest(query, k)
+
+    def _blocks(self) -> list[torch.nn.Module]:
+        if reason := why_no_attention(self.model.backbone):
+            raise ModelError(reason)
+        return list(self.model.backbone.blocks)  # type: ignore[arg-type]
+
+    def _pixels(self, image: ImageSource, size: int | None) -> tuple[Tensor, Frame]:
+        if size is not None and not 1 <= size <= 16_384:
+            raise ModelError(f"size is {size}; choose a long side from 1 to 16384 pixels.")
+        side = patch_px(self.model.backbone)
+        fitted, frame = fit_to_patches(decode_image(image), patch_px=side, size=size, max_tokens=self.max_tokens)
+        return self.model.transform.normalise(fitted), frame
+
+    def _walk(self, image: ImageSource, size: int | None) -> _Walked:
+        key = picture_key(image), size
+        with self._caches:
+            walked = self._tokens.get(key)
+        if walked is None:
+            pixels, frame = self._pixels(image, size)
+            with self._forward, torch.inference_mode():
+                walked = _Walked(pixels, frame, block_inputs(self.model.backbone, pixels[None].to(self.device)))
+            if walked.nbytes <= self._tokens.maxsize:
+                with self._caches:
+                    self._tokens[key] = walked
+        return walked
+
+    def _queries(self, query: Query, frame: Frame) -> list[int]:
+        has_class_token = getattr(self.model.backbone, "cls_token", None) is not None
+        prefix = n_prefix(self.model.backbone)
+        return query_tokens(query, n_prefix=prefix, has_class_token=has_class_token, frame=frame)
+
+    def _attention(self, rows: np.ndarray, walked: _Walked, layers: tuple[int, ...], queries: list[int]) -> Attention:
+        grid = walked.frame.rows, walked.frame.columns
+        prefix, pixels = n_prefix(self.model.backbone), walked.pixels.numpy()
+        return Attention(rows, grid, prefix, walked.frame, pixels, layers, tuple(queries))
+
+
+class Models:
+    """Opened models by handle; the least recently used go first when all together pass the budget.
+
+    A handle stays good: a model that went is opened again when it is asked for.
+    """
+
+    def __init__(self, budget_bytes: int = MODELS_BUDGET_BYTES, *, device: str | torch.device = "cpu") -> None:
+        self._device = device
+        self._budget_bytes = budget_bytes
+        self._open: dict[str, Workbench] = {}  # least recently used first
+        self._sources: dict[str, str] = {}
+        self._handles: dict[tuple[str, Hashable], str] = {}
+        self._lock = threading.RLock()
+
+    def open(self, source: str) -> str:
+        """Open a model, unless it is open already, and return its handle. Raises what `open_model` raises."""
+        with self._lock:
+            seen = source, source_state(source)
+            handle = self._handles.get(seen)
+            if handle is None or handle not in self._open:
+                model = open_model(source)
+                handle = _handle(model)
+                if handle not in self._open:
+                    self._open[handle] = Workbench(model, device=self._device)
+                self._handles[seen] = handle
+                self._sources[handle] = source
+            self._touch(handle)
+            return handle
+
+    def __getitem__(self, handle: str) -> Workbench:
+        """The workbench behind a handle. ModelError if there was never one, or its source has changed since."""
+        with self._lock:
+            if handle not in self._sources:
+                raise ModelError("This model is not open here; choose it again.")
+            if handle not in self._open and self.open(self._sources[handle]) != handle:
+                raise ModelError("This model was replaced since you opened it; choose it again.")
+            self._touch(handle)
+            return self._open[handle]
+
+    def __len__(self) -> int:
+        """How many are held now."""
+        return len(self._open)
+
+    def _touch(self, handle: str) -> None:
+        self._open[handle] = self._open.pop(handle)
+        held = sum(bench.model.nbytes for bench in self._open.values())
+        while held > self._budget_bytes and len(self._open) > 1:
+            oldest = next(iter(self._open))
+            held -= self._open.pop(oldest).model.nbytes
+
+
+def picture_key(image: ImageSource) -> str:
+    """SHA-256 of a picture as it was handed in: the file's bytes, or size, mode and pixels."""
+    digest = hashlib.sha256()
+    if isinstance(image, str | Path):
+        path = Path(image)
+        try:
+            whole = path.is_file() and path.stat().st_size <= MAX_BYTES
+            image = path.read_bytes() if whole else decode_image(image)  # which says what is wrong
+        except (OSError, ValueError):
+            image = decode_image(image)
+    if isinstance(image, bytes):
+        digest.update(image)
+    elif hasattr(image, "read"):
+        raise ModelError("An open file can be read only once; hand over its bytes or its path.")
+    else:
+        pixels = np.asarray(image)
+        mode = getattr(image, "mode", "RGB")
+        digest.update(f"{pixels.shape} {pixels.dtype} {mode}".encode())
+        digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def _handle(model: Model) -> str:
+    bundle_hash = model.card["bundle_hash"]
+    return model.model_hash[:12] + (f"-{bundle_hash[:8]}" if bundle_hash else "")

@@ -1,0 +1,266 @@
+"""The one door for data sets: a list of named pictures, read one by one, from folders, tables or the drawn gallery."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from memssl_core.data.images import decode_image, picture_suffixes, printable, read_file
+from memssl_core.errors import DataError, ImageError
+
+FORMS = "a folder of pictures, a folder of class folders, parquet:FILE or drawn:SEED:COUNT[:SIZE]"
+MAX_SHARED_BYTES = 2**30  # of drawn pictures kept for all workers
+MAX_DRAWN, MAX_DRAWN_SIDE_PX = 1_000_000, 1_024
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures with their names and, where known, their classes. A picture's `image_id` is its position here.
+
+    `labels` is int64 [len], an index into `class_names` or -1 for unknown; None when no picture has a class.
+    It can be pickled, so that every process of a data loader may have it.
+    """
+
+    spec: str
+    uris: tuple[str, ...]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    reader: Callable[[int], Image.Image]
+
+    def __len__(self) -> int:
+        return len(self.uris)
+
+    def read(self, image_id: int) -> Image.Image:
+        """The picture as `decode_image` gives it. Raises ImageError, with its uri, when it cannot be read."""
+        try:
+            return self.reader(image_id)
+        except ImageError as problem:
+            raise ImageError(f"{self.uris[image_id]}: {problem}") from None
+
+    def label(self, image_id: int) -> int | None:
+        known = self.labels is not None and self.labels[image_id] >= 0
+        return int(self.labels[image_id]) if known else None  # type: ignore[index]
+
+    def class_name(self, image_id: int) -> str | None:
+        label = self.label(image_id)
+        return None if label is None else self.class_names[label]
+
+
+def open_images(spec: str) -> Images:
+    """List the pictures a data source names; none is read yet.
+
+    spec:
+        `DIR`: pictures in it and below, in the order of their relative paths as text. It is a class folder when every
+            picture lies exactly one folder down and at least two folders hold some; their names are the classes.
+            Hidden files and folders are passed over; links are followed, each folder once.
+        `parquet:FILE`, `FILE.parquet`: rows in order. Column `image` holds the file's bytes, or a struct with `bytes`
+            and maybe `path`; `class_name`, else `label` (negative: unknown), gives the class if present.
+        `drawn:SEED:COUNT[:SIZE]`: the first COUNT pictures of the drawn gallery SEED, 96 px unless said.
+        `A+B`: one after the other, classes of equal name being one.
+    Raises: DataError when there is no such source or it holds no picture.
+    """
+    parts = [spec] if os.path.exists(spec) else spec.split("+")
+    return _open_one(spec) if len(parts) == 1 else _concatenated(spec, [_open_one(part.strip()) for part in parts])
+
+
+def _open_one(spec: str) -> Images:
+    scheme, _, rest = spec.partition(":")
+    if scheme == "drawn":
+        return _open_drawn(spec)
+    path = Path(os.path.expanduser(rest if scheme == "parquet" else spec))
+    if not spec or not os.path.exists(path):
+        raise DataError(
+            f"{printable(spec)!r}: there is no such folder or file. Give {FORMS}, or several joined by '+'."
+        )
+    if scheme == "parquet" or path.suffix.lower() == ".parquet":
+        return _open_parquet(spec, path)
+    if not path.is_dir():
+        raise DataError(f"{printable(spec)} is a file. Give the folder that holds it, or {FORMS}.")
+    return _open_folder(spec, path)
+
+
+def _ranked(classes: Sequence[Any]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels int64 (-1 where the class is None) and the sorted names they index; (None, ()) if no class is known."""
+    names = sorted({name for name in classes if name is not None})
+    rank = {name: label for label, name in enumerate(names)}
+    labels = np.array([-1 if name is None else rank[name] for name in classes], np.int64)
+    return (labels if names else None), tuple(map(str, names))
+
+
+def _concatenated(spec: str, parts: list[Images]) -> Images:
+    labels, class_names = _ranked([part.class_name(i) for part in parts for i in range(len(part))])
+    uris = tuple(uri for part in parts for uri in part.uris)
+    ends = np.cumsum([len(part) for part in parts])
+    return Images(spec, uris, labels, class_names, partial(_read_part, tuple(parts), ends))
+
+
+def _read_part(parts: tuple[Images, ...], ends: np.ndarray, image_id: int) -> Image.Image:
+    part = int(np.searchsorted(ends, image_id, side="right"))
+    return parts[part].reader(image_id - int(ends[part]) + len(parts[part]))
+
+
+# Folders
+
+
+def _open_folder(spec: str, folder: Path) -> Images:
+    suffixes = picture_suffixes()
+    names = sorted(name for name in _files_below(folder) if os.path.splitext(name)[1].lower() in suffixes)
+    if not names:
+        raise DataError(
+            f"{printable(spec)}: no pictures in this folder. It needs files ending in {', '.join(sorted(suffixes))}."
+        )
+    folders = [name.split("/")[0] for name in names]
+    has_classes = all(name.count("/") == 1 for name in names) and len(set(folders)) > 1
+    labels, class_names = _ranked([printable(name) for name in folders] if has_classes else [])
+    uris = tuple(map(printable, names))
+    return Images(spec, uris, labels, class_names, partial(_read_file, str(folder.absolute()), tuple(names)))
+
+
+def _files_below(root: Path) -> Iterator[str]:
+    """Relative posix paths of all files that are not hidden."""
+    seen = {os.path.realpath(root)}
+    for here, folders, files in os.walk(root, followlinks=True):
+        for name in sorted(folders):
+            real = os.path.realpath(os.path.join(here, name))
+            if name.startswith(".") or real in seen:
+                folders.remove(name)
+            seen.add(real)
+        folders.sort()
+        inside = Path(here).relative_to(root).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        yield from (prefix + name for name in files if not name.startswith("."))
+
+
+def _read_file(folder: str, names: tuple[str, ...], image_id: int) -> Image.Image:
+    return decode_image(read_file(Path(folder, names[image_id])))
+
+
+# Tables
+
+
+def _open_parquet(spec: str, path: Path) -> Images:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+        image = schema.field("image").type if "image" in schema.names else None
+        fields = {field.name: field.type for field in image} if pa.types.is_struct(image) else {"bytes": image}
+        if fields.get("bytes") not in (pa.binary(), pa.large_binary()):
+            raise DataError(
+                f"{printable(spec)} has no column of pictures. It needs a column 'image' of binary, or of a struct with "
+                f"'bytes' and 'path'; its columns are {', '.join(map(printable, schema.names))}."
+            )
+        class_column = next((name for name in ("class_name", "label") if name in schema.names), None)
+        classes = pq.read_table(path, columns=[class_column])[0].to_pylist() if class_column else []
+        rows = _Rows(str(path.absolute()))
+        n_rows = len(rows.column)  # loaded now, for the workers that are forked from this process to share
+        paths = pc.struct_field(rows.column, "path").to_pylist() if "path" in fields else [None] * n_rows
+    except (pa.ArrowException, OSError):
+        raise DataError(
+            f"{printable(spec)} is not a Parquet file that can be read. Copy or download it again."
+        ) from None
+    if not n_rows:
+        raise DataError(f"{printable(spec)} has no rows. Give a table with a picture in each row.")
+    uris = tuple(printable(name) if name else f"row {row}" for row, name in enumerate(paths))
+    if classes and all(isinstance(value, int | None) for value in classes):
+        classes = [None if value is None or value < 0 else value for value in classes]
+    else:
+        classes = [None if value is None else printable(str(value)) for value in classes]
+    return Images(spec, uris, *_ranked(classes), _Rows(str(path.absolute())))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The encoded pictures of a Parquet file; left out of a pickle and loaded again by whoever unpickles it."""
+
+    path: str
+
+    @cached_property
+    def column(self) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(self.path, memory_map=True)
+        # group by group: a struct column of more than 2 GB cannot be read in one piece
+        groups = [file.read_row_group(group, columns=["image"]) for group in range(file.num_row_groups)]
+        return pa.concat_tables(groups)["image"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __call__(self, image_id: int) -> Image.Image:
+        cell = self.column[image_id].as_py()
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if data is None:
+            raise ImageError("This row holds no picture. Remove it from the table.")
+        return decode_image(data)
+
+
+# The drawn gallery
+
+
+def _open_drawn(spec: str) -> Images:
+    from memssl_core.data.drawn import CLASS_NAMES
+
+    parts = re.fullmatch(r"drawn:(\d{1,18}):(\d{1,9})(?::(\d{1,9}))?", spec, re.ASCII)
+    seed, count, size = (int(number or 96) for number in parts.groups()) if parts else (0, 0, 0)
+    if not (0 < count <= MAX_DRAWN and 16 <= size <= MAX_DRAWN_SIDE_PX):
+        raise DataError(
+            f"{printable(spec)!r} does not name drawn pictures. Write drawn:SEED:COUNT or drawn:SEED:COUNT:SIZE with "
+            f"whole numbers, COUNT up to {MAX_DRAWN} and SIZE from 16 to {MAX_DRAWN_SIDE_PX}, for example drawn:7:2000:96."
+        )
+    labels = _drawn_labels(seed, count)
+    uris = tuple(f"drawn:{seed}:{index}" for index in range(count))
+    return Images(spec, uris, labels, CLASS_NAMES, _Drawn(seed, size, *_shared_pixels(count, size)))
+
+
+def _drawn_labels(seed: int, count: int) -> np.ndarray:
+    """The classes of the first pictures, as `draw` chooses them, without drawing."""
+    from memssl_core.data.drawn import CLASS_NAMES
+    from memssl_core.data.drawn.dice import Dice
+
+    rows = range(-(-count // len(CLASS_NAMES)))
+    return np.array([Dice(seed, row, stream=0).shuffled(len(CLASS_NAMES)) for row in rows], np.int64).ravel()[:count]
+
+
+def _shared_pixels(count: int, size: int) -> tuple[Any, Any]:
+    """Tensors in shared memory, uint8 [count,size,size,3] and bool [count]; (None, None) where they do not fit."""
+    import torch
+
+    if count * size * size * 3 > MAX_SHARED_BYTES:
+        return None, None
+    try:
+        pixels = torch.empty(count, size, size, 3, dtype=torch.uint8).share_memory_()
+        return pixels, torch.zeros(count, dtype=torch.bool).share_memory_()
+    except RuntimeError:  # a small /dev/shm, as in a container
+        return None, None
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Draws a picture when it is first asked for; all processes share what has been drawn."""
+
+    seed: int
+    size: int
+    pixels: Any
+    is_drawn: Any
+
+    def __call__(self, image_id: int) -> Image.Image:
+        from memssl_core.data.drawn import draw
+
+        if self.pixels is None:
+            return decode_image(draw(self.seed, image_id, self.size).image)
+        if not self.is_drawn[image_id]:
+            self.pixels[image_id].numpy()[:] = draw(self.seed, image_id, self.size).image
+            self.is_drawn[image_id] = True
+        return decode_image(self.pixels[image_id].numpy())

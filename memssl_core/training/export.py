@@ -1,0 +1,104 @@
+"""From a trained pair and its memory to a bundle."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from memssl_core.bundle.card import card
+from memssl_core.bundle.layout import Bundle, MemoryTable, bundle_config
+from memssl_core.config import TrainConfig
+from memssl_core.data.datasets import Images
+from memssl_core.errors import MemsslError
+from memssl_core.model.memory import Memory
+from memssl_core.model.pair import Pair
+from memssl_core.training.probe import embed_images, embedding_transform
+
+THUMBNAIL_PX = 64
+THUMBNAIL_BYTES = 640
+
+
+def export_bundle(
+    pair: Pair,
+    memory: Memory,
+    images: Images,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    provenance: dict[str, Any],
+    trained_s: float,
+) -> None:
+    """Write teacher, student and memory with its pictures as a float16 bundle; embeddings are the final teacher's.
+
+    `provenance` goes into the bundle's config and so into its hash; `trained_s`, a clock value, into its card only.
+    """
+    device = next(pair.parameters()).device
+    transform = embedding_transform(config)
+    backbone = pair.teacher.backbone
+    ids = memory.image_id.tolist()
+    pictured = sorted({i for i in ids if i >= 0})
+    rows, kept = embed_images(backbone, images, pictured, transform, device)
+    embeddings = torch.zeros(memory.slots, backbone.num_features)
+    row_of = {image_id: row for row, image_id in enumerate(kept)}
+    for slot, image_id in enumerate(ids):
+        if image_id in row_of:
+            embeddings[slot] = rows[row_of[image_id]]
+    thumbnails = {image_id: thumbnail(images, image_id) for image_id in kept}
+    table = MemoryTable(
+        vectors=memory.vectors.cpu(),
+        cursor=int(memory.cursor),
+        written=int(memory.written),
+        embeddings=embeddings,
+        image_id=np.asarray(ids),
+        uri=[images.uris[i] if i >= 0 else "" for i in ids],
+        label=np.asarray([-1 if i < 0 or (label := images.label(i)) is None else label for i in ids]),
+        class_name=[images.class_name(i) if i >= 0 else "" for i in ids],
+        step=memory.step.cpu().numpy(),
+        box=memory.box.cpu().numpy(),
+        thumbnails=[thumbnails.get(i, b"") for i in ids],
+    )
+    settings = bundle_config(
+        config.backbone,
+        backbone,
+        config.model_args(),
+        transform=transform,
+        head=pair.teacher.head,
+        memory_slots=memory.slots,
+        block_size=config.block_size,
+        student_temperature=config.student_temperature,
+        teacher_temperature=config.teacher_temperature,
+        provenance=provenance,
+    )
+    Bundle(
+        config=settings,
+        backbone=_halves(backbone.state_dict()),
+        head=_halves(pair.teacher.head.state_dict()),
+        student=_halves(pair.student.state_dict()),
+        memory=table,
+        readme=card(settings, trained_s=trained_s),
+    ).save(folder)
+
+
+def thumbnail(images: Images, image_id: int) -> bytes:
+    """The un-augmented picture as a small WebP (at most 64 px and some 640 bytes); empty if it cannot be read."""
+    try:
+        picture = images.read(image_id)
+    except MemsslError:
+        return b""
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    for quality in (60, 45, 30, 20, 10, 5):
+        buffer = io.BytesIO()
+        picture.save(buffer, "webp", quality=quality, method=6)
+        if buffer.tell() <= THUMBNAIL_BYTES:
+            break
+    return buffer.getvalue()
+
+
+def _halves(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """float16 on the CPU; counters stay integers."""
+    return {name: t.detach().cpu().half() if t.is_floating_point() else t.cpu() for name, t in tensors.items()}

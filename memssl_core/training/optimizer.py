@@ -1,0 +1,39 @@
+"""AdamW as published: two parameter groups, rates set at every step, each gradient tensor clipped on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from memssl_core.training.schedules import Rates
+
+
+def adamw(student: nn.Module) -> torch.optim.AdamW:
+    """Group 0 is decayed; biases and other 1-d tensors are not. Class token and positions are (3-d), as published."""
+    decayed, plain = [], []
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad:
+            (plain if parameter.ndim == 1 or name.endswith(".bias") else decayed).append(parameter)
+    return torch.optim.AdamW([{"params": decayed}, {"params": plain, "weight_decay": 0.0}], lr=0.0)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rates.lr
+    optimizer.param_groups[0]["weight_decay"] = rates.weight_decay
+
+
+@torch.no_grad()
+def clip_each_tensor(parameters: Iterable[nn.Parameter], clip_norm: float) -> tuple[float, float]:
+    """Scale each gradient g by min(1, clip_norm / (|g| + 1e-6)), by its own norm (official clip_gradients).
+
+    Returns: the norm of the whole gradient before, and the share of tensors that were scaled.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(gradients)).float()
+    factors = (clip_norm / (norms + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, list(factors.unbind()))
+    total, clipped = torch.stack([norms.norm(), (factors < 1).float().mean()]).tolist()
+    return total, clipped

@@ -1,0 +1,1 @@
+"""The page of the explorer; the only code that imports gradio."""

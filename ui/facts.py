@@ -1,0 +1,82 @@
+"""What the page must know before it can ask anything: state, pictures, the model in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ui.examples import examples
+from ui.messages import explain
+
+if TYPE_CHECKING:
+    from ui.context import Context
+
+MAX_PATCHES = 1600  # of a square picture: keeps an answer below a second on two cores
+
+
+def page_facts(context: Context) -> dict[str, Any]:
+    """`{state, source, offline, pictures, model, device}`; with `title` and `text` when the model failed to open."""
+    pictures = [{"handle": handle, "name": example.name} for handle, example in examples().items()]
+    facts = dict(state=context.state, source=context.source, offline=context.offline, pictures=pictures)
+    if facts["state"] == "failed":
+        reason = context.opening.exception()
+        return facts | explain(reason) if reason else facts
+    if facts["state"] == "ready":
+        workbench = context.workbench()
+        facts |= {"model": model_facts(workbench.model.card), "device": context.device}
+    return facts
+
+
+def input_sizes(card: dict) -> list[int]:
+    """Long sides in px that the page offers: one to four times the model's own, while patches stay few enough."""
+    own, patch = card["input_px"], card["patch_px"]
+    return [own * n for n in (1, 2, 3, 4) if n == 1 or (own * n // patch) ** 2 <= MAX_PATCHES]
+
+
+def first_size(card: dict) -> int:
+    """The smallest offered size with at least 14 patches a side: a coarser map hides what it shows."""
+    sizes = input_sizes(card)
+    return next((size for size in sizes if size // card["patch_px"] >= 14), sizes[-1])
+
+
+def model_facts(card: dict) -> dict[str, Any]:
+    """The model for the header, its card and the controls of the views."""
+    slots, patch = card["memory_slots"], card["patch_px"]
+    facts = [
+        ("Architecture", card["architecture"]),
+        ("Parameters", card["parameters"]),
+        ("Transformer blocks · heads", f"{card['blocks']} · {card['attention_heads']}"),
+        ("Patch · input", f"{patch} px · {card['input_px']} px"),
+        ("Embedding · projection", f"{card['embedding_width']} · {card['projection_width'] or 'none'}"),
+        ("Training data", card["data"] or "none told"),
+        ("Memory", memory_words(card)),
+        *[(name.replace("_", " "), figure(value)) for name, value in card["figures"].items()],
+        ("Licence", card["license"] or "none told"),
+    ]
+    hashes = [("Model", card["model_hash"]), ("Bundle", card["bundle_hash"] or "no bundle")]
+    return {
+        "name": card["name"],
+        "line": f"{card['blocks']} blocks, patch {patch}" + (f" · {grouped(slots)} slots" if slots else ""),
+        "architecture": card["architecture"],
+        "facts": facts,
+        "hashes": hashes,
+        "no_attention": card["why_no_attention"],
+        "class_token": card["class_token"],
+        "sizes": [(size, f"{size} px · {size // patch}×{size // patch} patches") for size in input_sizes(card)],
+        "size": first_size(card),
+        "memory": {"slots": slots, "embeddings": card["has_embeddings"]} if slots else None,
+    }
+
+
+def memory_words(card: dict) -> str:
+    if not card["memory_slots"]:
+        return "none"
+    return f"{grouped(card['memory_filled'])} of {grouped(card['memory_slots'])} slots filled"
+
+
+def grouped(number: int) -> str:
+    """131072 -> '131 072', with thin spaces."""
+    return f"{number:,}".replace(",", "\u2009")
+
+
+def figure(value: float) -> str:
+    return grouped(value) if isinstance(value, int) else f"{value:.4g}"

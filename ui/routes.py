@@ -1,0 +1,112 @@
+"""Plain HTTP routes beside Gradio: pictures, thumbnails and arrays as bytes, guarded like the page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from ui import wire
+from ui.facts import page_facts
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ui.context import Context
+
+SHOWN_PX = 2048  # longest side of a picture on the page
+THUMBNAIL_PX = 128  # longest side in the tray
+LOSSLESS_PX = 512  # up to here pictures travel as PNG: drawn ones have sharp edges
+
+
+def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> None:
+    """`healthz`, open to all, and `api/…`, behind `guard` (a FastAPI dependency)."""
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"state": context.state}
+
+    api = APIRouter(prefix="/api", dependencies=[Depends(guard)])
+
+    @api.get("/facts")
+    def facts() -> JSONResponse:
+        return JSONResponse(page_facts(context), headers={"Cache-Control": "no-store"})
+
+    @api.get("/picture/{handle}")
+    def picture(request: Request, handle: str, size: Literal["shown", "tray"] = "shown") -> Response:
+        found = context.pictures.get(handle)
+        if found is None:
+            return gone("This picture is no longer kept here; add it again.")
+        side = SHOWN_PX if size == "shown" else THUMBNAIL_PX
+        return cached(request, f"{handle}-{side}", lambda: encode(found.image, side))
+
+    @api.get("/attention/{key}")
+    def attention(request: Request, key: str) -> Response:
+        data = context.results.get(key)
+        if data is None:
+            return gone("These maps are no longer kept here; choose the picture again.")
+        return cached(request, key, lambda: (data, "application/octet-stream"))
+
+    @api.get("/attention/{key}/npz")
+    def attention_npz(key: str) -> Response:
+        data = context.results.get(key)
+        if data is None:
+            return gone("These maps are no longer kept here; choose the picture again.")
+        rows, facts = wire.unpack(data)
+        file = io.BytesIO()
+        np.savez(file, rows=rows, grid=np.array(facts["grid"]), n_prefix=facts["n_prefix"])
+        headers = {"Content-Disposition": 'attachment; filename="attention.npz"'}
+        return Response(file.getvalue(), media_type="application/octet-stream", headers=headers)
+
+    @api.get("/neighbours/{key}")
+    def neighbours(request: Request, key: str) -> Response:
+        data = context.results.get(key)
+        if data is None:
+            return gone("These neighbours are no longer kept here; choose the picture again.")
+        return cached(request, key, lambda: (data, "application/json"))
+
+    @api.get("/thumb/{model}/{slot}")
+    def thumbnail(request: Request, model: str, slot: int) -> Response:
+        memory = context.workbench().model.memory if context.state == "ready" else None
+        if memory is None or not context.workbench().model.model_hash.startswith(model) or len(model) < 12:
+            return gone("This memory is not open here any more; load the page again.")
+        if not 0 <= slot < len(memory.thumbnails) or not memory.thumbnails[slot]:
+            return gone("No picture was kept for this slot.", status=404)
+        data = memory.thumbnails[slot]
+        return cached(request, f"{model}-{slot}", lambda: (data, kind_of(data)))
+
+    app.include_router(api)
+
+
+def gone(sentence: str, status: int = 410) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status_code=status)
+
+
+def cached(request: Request, key: str, make: Callable[[], tuple[bytes, str]]) -> Response:
+    """`make()` gives bytes and media type; a browser that holds this key already gets 304."""
+    headers = {"ETag": f'"{key}"', "Cache-Control": "private, max-age=86400"}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    data, media_type = make()
+    return Response(data, media_type=media_type, headers={**headers, "X-Content-Type-Options": "nosniff"})
+
+
+def encode(image: Image.Image, side: int) -> tuple[bytes, str]:
+    """The picture with its longest side at most `side` px, as PNG when small, else as JPEG without colour loss."""
+    if max(image.size) > side:
+        image = image.copy()
+        image.thumbnail((side, side), reducing_gap=2.0)
+    file = io.BytesIO()
+    if max(image.size) <= LOSSLESS_PX:
+        image.save(file, "PNG", compress_level=1)
+        return file.getvalue(), "image/png"
+    image.save(file, "JPEG", quality=92, subsampling=0)
+    return file.getvalue(), "image/jpeg"
+
+
+def kind_of(data: bytes) -> str:
+    return "image/webp" if data[8:12] == b"WEBP" else "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"

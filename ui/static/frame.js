@@ -1,0 +1,21 @@
+// Where patches lie on a picture, in fractions of its width and height. `frame` is what the server's Frame says.
+
+export function framed(frame) {
+  const { width, height, rows, columns, patch_px: patch, scale_x, scale_y, left_px: left, top_px: top } = frame;
+  const x = (column) => (column * patch + left) / scale_x / width;
+  const y = (row) => (row * patch + top) / scale_y / height;
+  return {
+    // the rectangle all patches cover: x0, y0, x1, y1
+    cover: [x(0), y(0), x(columns), y(rows)],
+    box: (index) => {
+      const [row, column] = [Math.floor(index / columns), index % columns];
+      return [x(column), y(row), x(column + 1), y(row + 1)];
+    },
+    // the patch at a point of the picture, null outside
+    at: (fx, fy) => {
+      const column = Math.floor((fx * width * scale_x - left) / patch);
+      const row = Math.floor((fy * height * scale_y - top) / patch);
+      return row < 0 || column < 0 || row >= rows || column >= columns ? null : row * columns + column;
+    },
+  };
+}

@@ -1,0 +1,172 @@
+// The neighbours of a picture in the model's memory: the query as the model saw it, tiles, one pinned.
+
+import { commandLine, count, h, note, seconds, segmented, shellWord } from "./dom.js";
+import { session, whileVisible } from "./session.js";
+import { chooseFile } from "./tray.js";
+
+const COUNTS = [10, 20, 50];
+const SPACES = { memory: "Memory", embedding: "Embedding" };
+
+export function mount({ element, props, trigger, watch }) {
+  const look = { space: "memory", k: 20, pinned: 0 };
+  let found = null; // what the server answered, plus handle, space, k
+  let asked = null;
+  let refused = null;
+  let tickets = 0;
+
+  const canvas = h("canvas", { role: "img", "aria-label": "Query picture" });
+  const queryMeta = h("span", { class: "meta" });
+  const space = segmented("Compare in", Object.entries(SPACES), look.space, (name) => { look.space = name; wish(); });
+  const counts = segmented("How many", COUNTS.map((k) => [String(k), String(k)]), "20", (k) => { look.k = Number(k); wish(); });
+  const pinned = h("div", { class: "card", "aria-live": "polite" });
+  const title = h("h2");
+  const titleMeta = h("span", { class: "meta" });
+  const tiles = h("div", { class: "tiles" });
+  const busy = h("div", { class: "load", role: "status", hidden: true });
+  const state = h("div", { class: "blank" });
+  const command = commandLine();
+  const view = h("div", { class: "nb" },
+    h("aside", { "aria-label": "Query" },
+      h("div", {}, h("div", { class: "head" }, h("h2", {}, "Query"), queryMeta), h("div", { class: "pic query" }, canvas)),
+      h("div", { class: "fld" }, h("span", { class: "lab" }, "Compare in"), space.node),
+      h("div", { class: "fld" }, h("span", { class: "lab" }, "How many"), counts.node),
+      pinned),
+    h("div", { class: "found" }, h("div", { class: "head" }, title, titleMeta), tiles, busy));
+  element.append(view, state, command.node);
+
+  const isWanted = (question) => question && question.handle === session.handle && question.space === look.space && question.k === look.k;
+  function wish() {
+    const { model } = session.facts;
+    space.press(look.space);
+    counts.press(String(look.k));
+    const known = isWanted(asked ?? found) || (session.problem && isWanted(refused));
+    if (session.ready && model.memory && session.handle && !known) {
+      asked = { handle: session.handle, space: look.space, k: look.k, ticket: ++tickets, since: performance.now() };
+      const { since, ...question } = asked;
+      trigger("asked", question);
+    }
+    showState();
+  }
+
+  watch("value", async () => {
+    const answer = JSON.parse(JSON.stringify(props.value ?? {}));
+    const question = asked;
+    if (!question || answer.ticket !== question.ticket) return;
+    try {
+      if (answer.error) throw answer.error;
+      const response = await fetch(`api/neighbours/${answer.key}`);
+      if (!response.ok) throw { title: "The neighbours did not arrive.", text: (await response.json()).error };
+      const result = await response.json();
+      if (asked !== question) return;
+      found = { ...question, ...result };
+      asked = null;
+      look.pinned = 0;
+      draw();
+    } catch (error) {
+      if (asked !== question) return;
+      asked = null;
+      refused = question;
+      if (found) { // back to what is shown
+        look.space = found.space;
+        look.k = found.k;
+      }
+      session.fail(error.title ? error : { title: "The neighbours did not arrive.", text: "Try again." });
+    }
+    showState();
+  });
+
+  function draw() {
+    const { rows, crop, crop_px: px } = found;
+    const mine = found;
+    const photo = new Image();
+    photo.onload = () => { // the square of the picture that the model saw
+      if (mine !== found) return;
+      const [x0, y0, x1, y1] = crop;
+      const [w, h_] = [photo.naturalWidth, photo.naturalHeight];
+      canvas.width = canvas.height = 592;
+      canvas.getContext("2d").imageSmoothingQuality = "high";
+      canvas.getContext("2d").drawImage(photo, x0 * w, y0 * h_, (x1 - x0) * w, (y1 - y0) * h_, 0, 0, 592, 592);
+    };
+    photo.src = `api/picture/${found.handle}`;
+    const name = session.pictures.find((one) => one.handle === found.handle)?.name ?? "picture.png";
+    canvas.setAttribute("aria-label", `Query: the centre of ${name}`);
+    queryMeta.textContent = `centre crop, ${px} px`;
+    const noun = found.space === "memory" ? "nearest memories" : "nearest embeddings of remembered pictures";
+    title.textContent = `${rows.length} ${noun}`;
+    titleMeta.textContent = [majority(rows), found.space === "memory" ? "memory space" : "embedding space", found.exact ? "exact" : "approximate",
+      seconds(found.time_s), found.snapshot].filter(Boolean).join(" · ");
+    tiles.replaceChildren(...rows.map(tile));
+    command.text = `python -m analysis neighbours ${shellWord(name)} --model ${shellWord(session.facts.source)} --space ${found.space} --k ${found.k} --json`;
+    pin(0);
+  }
+
+  function majority(rows) {
+    const votes = new Map();
+    for (const { class_name: name } of rows) if (name) votes.set(name, (votes.get(name) ?? 0) + 1);
+    const best = [...votes].sort((a, b) => b[1] - a[1])[0];
+    return best ? `${best[1]} of ${rows.length} ${best[0]}` : "";
+  }
+
+  function thumbnail(row) {
+    const picture = h("img", { alt: "", loading: "lazy", src: row.thumb });
+    const [x0, y0, x1, y1] = row.box ?? [];
+    const crop = row.box && h("i", { class: "crop", style: { left: `${100 * x0}%`, top: `${100 * y0}%`, width: `${100 * (x1 - x0)}%`, height: `${100 * (y1 - y0)}%` } });
+    return h("div", { class: "pic" }, row.thumb ? [picture, crop] : h("span", { class: "meta none" }, "picture not kept"));
+  }
+
+  function tile(row, rank) {
+    return h("button", { type: "button", class: "tile", "aria-pressed": "false", onclick: () => pin(rank),
+      "aria-label": `Rank ${rank + 1}, score ${row.score.toFixed(3)}, ${row.class_name ?? "no class"}, slot ${row.slot}` },
+    thumbnail(row),
+    h("span", { class: "sc" }, row.score.toFixed(3), h("i", {}, h("u", { style: { width: `${100 * Math.max(0, row.score)}%` } }))),
+    h("span", { class: "meta" }, h("span", {}, row.class_name ?? "no class"), h("span", { class: "mono" }, count(row.slot))));
+  }
+
+  function pin(rank) {
+    look.pinned = rank;
+    [...tiles.children].forEach((node, i) => node.setAttribute("aria-pressed", String(i === rank)));
+    const row = found.rows[rank];
+    if (!row) return;
+    const written = row.step < 0 ? "before training" : `step ${count(row.step)}${found.last_step > row.step ? `, ${count(found.last_step - row.step)} steps ago` : ""}`;
+    const pairs = [["Slot", count(row.slot)], ["Cosine", row.score.toFixed(4)], ["Class", row.class_name ?? "none known"],
+      ["Image", row.image_id < 0 ? "unknown" : count(row.image_id)], ["Crop", row.box ? row.box.map((v) => v.toFixed(2)).join(" · ") : "not kept"],
+      ["Written", written], ["Space", SPACES[found.space].toLowerCase()]];
+    pinned.replaceChildren(
+      h("div", { class: "head" }, h("h3", {}, `Rank ${rank + 1}`), h("span", { class: "meta" }, "pinned")),
+      h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
+  }
+
+  let slow;
+  function showState() {
+    const { facts } = session;
+    const { model } = facts;
+    const nothing = facts.state !== "ready" || !model.memory || !session.handle;
+    view.hidden = nothing;
+    command.node.hidden = nothing;
+    state.hidden = !nothing;
+    if (nothing) {
+      state.replaceChildren(...(facts.state === "starting"
+        ? [h("p", {}, "Opening the model"), h("p", { class: "meta" }, "It takes a few seconds; the memories appear by themselves.")]
+        : facts.state === "failed" ? [note(facts)]
+          : !model.memory ? [h("p", {}, "This model has no memory, so there is nothing to compare the picture with."),
+            h("p", { class: "meta" }, "Start the page with a bundle that has one, for example ", h("code", {}, "python app.py --model embedded"), ".")]
+            : [h("p", {}, "Choose a picture to see which memories it wakes."), h("button", { type: "button", class: "btn pri", onclick: chooseFile }, "Add a picture")]));
+      return;
+    }
+    space.button("embedding").disabled = !model.memory.embeddings;
+    space.button("embedding").title = model.memory.embeddings ? "" : "This bundle keeps no embeddings of its remembered pictures.";
+    pinned.hidden = !found;
+    view.classList.remove("old");
+    busy.hidden = true;
+    clearTimeout(slow);
+    if (asked) {
+      slow = setTimeout(() => {
+        view.classList.toggle("old", Boolean(found));
+        busy.hidden = false;
+        busy.replaceChildren(h("span", {}, `Searching ${count(model.memory.slots)} slots`), h("span", { class: "meta" }, found ? "The previous result stays until the new one is there." : "The memories appear here."));
+      }, 150);
+    }
+  }
+
+  whileVisible(element, wish);
+}

@@ -1,0 +1,63 @@
+// What all views of one page share: the server's facts, the tray's pictures and which one is chosen.
+// A view subscribes, and asks the server for what it lacks while it is on screen.
+
+const listeners = new Set();
+
+export const session = {
+  facts: { state: "starting", pictures: [] },
+  pictures: [], // {handle, name, format, note, width, height}; width is missing until the server has read an example
+  handle: null, // the chosen picture
+  problem: null, // {title, text}: what the last upload or question met
+  hear(listener) { listeners.add(listener); listener(); },
+  tell() { for (const listener of listeners) listener(); },
+  get picture() { return this.pictures.find((picture) => picture.handle === this.handle) ?? null; },
+  get ready() { return this.facts.state === "ready"; },
+  choose(handle) {
+    this.handle = handle;
+    this.problem = null;
+    this.tell();
+  },
+  add(picture) {
+    this.pictures = [...this.pictures, picture];
+    this.choose(picture.handle);
+  },
+  fail(problem) {
+    this.problem = problem;
+    this.tell();
+  },
+};
+
+const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+
+async function readFacts() {
+  session.facts = await (await fetch("api/facts")).json();
+  if (!session.pictures.length) {
+    session.pictures = session.facts.pictures;
+    session.handle = session.pictures[0]?.handle ?? null;
+  }
+  session.tell();
+}
+
+async function start() {
+  await readFacts();
+  while (session.facts.state === "starting") {
+    await wait(300);
+    const { state } = await (await fetch("healthz")).json();
+    if (state !== "starting") await readFacts();
+  }
+}
+
+start().catch(() => {
+  session.facts = { ...session.facts, state: "failed", title: "The server does not answer.", text: "Start it again, then load this page again." };
+  session.tell();
+});
+
+// Runs `asked` when the element is on screen and again whenever it comes back on screen or the session changes
+export function whileVisible(element, asked) {
+  let visible = false;
+  new IntersectionObserver((entries) => {
+    visible = entries.at(-1).isIntersecting || element.offsetParent !== null;
+    if (visible) asked();
+  }).observe(element);
+  session.hear(() => { if (element.offsetParent !== null) asked(); });
+}
