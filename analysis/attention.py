@@ -35,7 +35,7 @@ class Attention:
     layers: tuple[int, ...]
     """the transformer block(s), 0-based"""
     queries: tuple[int, ...]
-    """[R] query tokens; all patches where their mean was asked for (then R is 1)"""
+    """[R] query tokens; empty for the mean over all patches, which is one row"""
 
     def maps(self) -> np.ndarray:
         """float32 [..., rows, columns]: the patches' part of the rows."""
@@ -45,18 +45,17 @@ class Attention:
         """Plain numbers for JSON; per row: mass on the patches, entropy (nats), the strongest patch and its centre."""
         rows = self.rows.astype(np.float64)
         best = self.rows[..., self.n_prefix :].argmax(-1)
+        centres = np.array([self.frame.centre_of(int(patch)) for patch in best.flat])
         return {
             "layers": list(self.layers),
-            "queries": list(self.queries) if len(self.queries) <= 64 else "mean",
+            "queries": list(self.queries) or "mean",
             "grid": list(self.grid),
             "n_prefix": self.n_prefix,
             "picture_px": [self.frame.width, self.frame.height],
             "patch_mass": rows[..., self.n_prefix :].sum(-1).tolist(),
             "entropy": (-(rows * np.log(np.maximum(rows, 1e-30))).sum(-1)).tolist(),
             "strongest_patch": best.tolist(),
-            "strongest_px": np.array([self.frame.centre_of(int(p)) for p in best.flat])
-            .reshape(*best.shape, 2)
-            .tolist(),
+            "strongest_px": centres.reshape(*best.shape, 2).tolist(),
         }
 
 
@@ -79,12 +78,12 @@ def parse_query(text: str) -> Query:
 
 
 def query_tokens(query: Query, *, n_prefix: int, has_class_token: bool, frame: Frame) -> list[int]:
-    """The tokens a query means. ModelError, one sentence, if the model or the picture has no such token."""
+    """The tokens a query means, none for 'mean'. ModelError, one sentence, if there is no such token."""
     if isinstance(query, str) and (";" in query or query not in ("cls", "mean")):
         query = parse_query(query)
     patches = frame.rows * frame.columns
     if query == "mean":
-        return list(range(n_prefix, n_prefix + patches))
+        return []
     if isinstance(query, tuple) and len(query) == 2 and not any(isinstance(part, (str, tuple)) for part in query):
         patch = frame.patch_at(*query)  # type: ignore[misc, arg-type]
         if patch is None:
@@ -96,7 +95,7 @@ def query_tokens(query: Query, *, n_prefix: int, has_class_token: bool, frame: F
     if query == "cls":
         if not has_class_token:
             raise ModelError(
-                "This model has no class token; ask for a patch, or for the mean over all patches ('mean')."
+                "This model has no class token; ask for a patch, or for 'mean', the mean over all patches."
             )
         return [0]
     if isinstance(query, str):
@@ -111,20 +110,18 @@ def query_tokens(query: Query, *, n_prefix: int, has_class_token: bool, frame: F
         return [n_prefix + int(query)]
     if not isinstance(query, Sequence) or not query or len(query) > patches + n_prefix or "mean" in query:
         raise _unknown(query)
-    parts = [tuple(part) if isinstance(part, list) else part for part in query]
+    parts: Any = [tuple(part) if isinstance(part, list) else part for part in query]
     known = {"n_prefix": n_prefix, "has_class_token": has_class_token, "frame": frame}
     return [token for part in parts for token in query_tokens(part, **known)]
 
 
-def rows_of_block(vit_block: nn.Module, tokens: Tensor, queries: list[int], mean: bool) -> np.ndarray:
-    """[1, N, C] entering a transformer block -> float32 [attention heads, R, N]; R is 1 for the mean over queries."""
-    if not mean:
+def rows_of_block(vit_block: nn.Module, tokens: Tensor, queries: list[int], n_prefix: int) -> np.ndarray:
+    """[1, N, C] entering a transformer block -> float32 [attention heads, R, N]; no queries: the mean over patches."""
+    if queries:
         return attention_rows(vit_block, tokens, queries)[0].float().cpu().numpy()
-    sums = [
-        attention_rows(vit_block, tokens, queries[low : low + _CHUNK])[0].float().sum(1, keepdim=True)
-        for low in range(0, len(queries), _CHUNK)
-    ]
-    return (torch.stack(sums).sum(0) / len(queries)).cpu().numpy()
+    chunks = torch.arange(n_prefix, tokens.shape[1], device=tokens.device).split(_CHUNK)
+    sums = [attention_rows(vit_block, tokens, chunk)[0].float().sum(1, keepdim=True) for chunk in chunks]
+    return (torch.stack(sums).sum(0) / (tokens.shape[1] - n_prefix)).cpu().numpy()
 
 
 def _unknown(query: object) -> ModelError:

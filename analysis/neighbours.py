@@ -46,12 +46,11 @@ class SlotSearch:
         vectors = memory.vectors if space == "memory" else memory.embeddings
         if vectors is None:
             raise ModelError("This model's memory holds no embeddings, so only the memory space can be searched.")
-        self.memory, self.space = memory, space
+        self.memory: MemoryTable = memory
+        self.space: Space = space
         self.slots = np.flatnonzero(memory.image_id != -1)
         if not len(self.slots):
-            raise ModelError(
-                "This model's memory is still empty: every slot is noise, so it has no neighbours to show."
-            )
+            raise ModelError("This model's memory is still empty: every slot is noise; train it further.")
         self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
         self._index.add(_unit(vectors[self.slots]))
 

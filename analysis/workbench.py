@@ -7,10 +7,12 @@ import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cachetools
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from analysis.attention import Attention, Query, query_tokens, rows_of_block
@@ -38,6 +40,10 @@ class _Walked:
         return self.pixels.nbytes + sum(tokens.nbytes for tokens in self.inputs)
 
 
+def _size(walked: _Walked) -> int:
+    return walked.nbytes
+
+
 class Workbench:
     """Questions about one model. `image` is a path, bytes, a PIL image or uint8 [H, W, 3]; safe across threads."""
 
@@ -46,7 +52,7 @@ class Workbench:
         for module in (model.backbone, model.head):
             if module is not None:
                 module.to(self.device)
-        self._tokens: cachetools.LRUCache = cachetools.LRUCache(TOKEN_CACHE_BYTES, lambda walked: walked.nbytes)
+        self._tokens: cachetools.LRUCache[Any, _Walked] = cachetools.LRUCache(TOKEN_CACHE_BYTES, _size)
         self._embeddings: cachetools.LRUCache = cachetools.LRUCache(256)
         self._searches: dict[str, SlotSearch] = {}
         self._caches, self._forward, self._building = threading.Lock(), threading.Lock(), threading.Lock()
@@ -74,18 +80,17 @@ class Workbench:
         layer %= len(blocks)
         walked = self._walk(image, size)
         queries = self._queries(query, walked.frame)
-        rows = rows_of_block(blocks[layer], walked.inputs[layer], queries, query == "mean")
+        rows = rows_of_block(blocks[layer], walked.inputs[layer], queries, n_prefix(self.model.backbone))
         return self._attention(rows, walked, (layer,), queries)
 
     def attention_all(self, image: ImageSource, query: Query = "cls", size: int | None = None) -> Attention:
         """Rows [L, attention heads, N] of one query (as in `attention`) in every transformer block."""
         blocks, walked = self._blocks(), self._walk(image, size)
         queries = self._queries(query, walked.frame)
-        mean = query == "mean"
-        if len(queries) != 1 and not mean:
+        if len(queries) > 1:
             raise ModelError(f"{len(queries)} queries were asked for where one is shown; choose one.")
-        pairs = zip(blocks, walked.inputs, strict=True)
-        rows = np.stack([rows_of_block(block, tokens, queries, mean)[:, 0] for block, tokens in pairs])
+        prefix, pairs = n_prefix(self.model.backbone), zip(blocks, walked.inputs, strict=True)
+        rows = np.stack([rows_of_block(block, tokens, queries, prefix)[:, 0] for block, tokens in pairs])
         return self._attention(rows, walked, tuple(range(len(blocks))), queries)
 
     def embedding(self, image: ImageSource) -> np.ndarray:
@@ -173,65 +178,66 @@ class Models:
         self._open: dict[str, Workbench] = {}  # least recently used first
         self._sources: dict[str, str] = {}
         self._handles: dict[tuple[str, Hashable], str] = {}
-        self._lock = threading.RLock()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
 
     def open(self, source: str) -> str:
         """Open a model, unless it is open already, and return its handle. Raises what `open_model` raises."""
-        with self._lock:
-            seen = source, source_state(source)
-            handle = self._handles.get(seen)
-            if handle is None or handle not in self._open:
-                model = open_model(source)
-                handle = _handle(model)
-                if handle not in self._open:
-                    self._open[handle] = Workbench(model, device=self._device)
-                self._handles[seen] = handle
-                self._sources[handle] = source
-            self._touch(handle)
-            return handle
+        return self._opened(source)[0]
 
     def __getitem__(self, handle: str) -> Workbench:
         """The workbench behind a handle. ModelError if there was never one, or its source has changed since."""
         with self._lock:
-            if handle not in self._sources:
-                raise ModelError("This model is not open here; choose it again.")
-            if handle not in self._open and self.open(self._sources[handle]) != handle:
-                raise ModelError("This model was replaced since you opened it; choose it again.")
-            self._touch(handle)
-            return self._open[handle]
+            if handle in self._open:
+                return self._touch(handle)
+            source = self._sources.get(handle)
+        if source is None:
+            raise ModelError("This model is not open here; choose it again.")
+        found, workbench = self._opened(source)
+        if found != handle:
+            raise ModelError("This model was replaced since you opened it; choose it again.")
+        return workbench
+
+    def _opened(self, source: str) -> tuple[str, Workbench]:
+        with self._opening:  # one at a time; models that are open stay reachable meanwhile
+            seen = source, source_state(source)
+            with self._lock:
+                handle = self._handles.get(seen, "")
+                if handle in self._open:
+                    return handle, self._touch(handle)
+            model = open_model(source)
+            handle = _handle(model)
+            with self._lock:
+                self._open.setdefault(handle, Workbench(model, device=self._device))
+                self._handles[seen], self._sources[handle] = handle, source
+                return handle, self._touch(handle)
 
     def __len__(self) -> int:
         """How many are held now."""
         return len(self._open)
 
-    def _touch(self, handle: str) -> None:
+    def _touch(self, handle: str) -> Workbench:
         self._open[handle] = self._open.pop(handle)
-        held = sum(bench.model.nbytes for bench in self._open.values())
+        held = sum(workbench.model.nbytes for workbench in self._open.values())
         while held > self._budget_bytes and len(self._open) > 1:
-            oldest = next(iter(self._open))
-            held -= self._open.pop(oldest).model.nbytes
+            held -= self._open.pop(next(iter(self._open))).model.nbytes
+        return self._open[handle]
 
 
 def picture_key(image: ImageSource) -> str:
-    """SHA-256 of a picture as it was handed in: the file's bytes, or size, mode and pixels."""
-    digest = hashlib.sha256()
+    """SHA-256 of a picture as it was handed in: the file's bytes, or the pixels with their shape and type."""
     if isinstance(image, str | Path):
         path = Path(image)
-        try:
-            whole = path.is_file() and path.stat().st_size <= MAX_BYTES
-            image = path.read_bytes() if whole else decode_image(image)  # which says what is wrong
-        except (OSError, ValueError):
-            image = decode_image(image)
+        readable = path.is_file() and path.stat().st_size <= MAX_BYTES
+        image = path.read_bytes() if readable else decode_image(image)  # which says what is wrong with it
     if isinstance(image, bytes):
-        digest.update(image)
-    elif hasattr(image, "read"):
+        return hashlib.sha256(image).hexdigest()
+    if isinstance(image, Image.Image):
+        is_plain = image.mode == "RGB" and not image.getexif() and "icc_profile" not in image.info
+        image = np.asarray(image if is_plain else decode_image(image))
+    if not isinstance(image, np.ndarray):
         raise ModelError("An open file can be read only once; hand over its bytes or its path.")
-    else:
-        pixels = np.asarray(image)
-        mode = getattr(image, "mode", "RGB")
-        digest.update(f"{pixels.shape} {pixels.dtype} {mode}".encode())
-        digest.update(np.ascontiguousarray(pixels).data)
-    return digest.hexdigest()
+    header = f"{image.shape} {image.dtype}".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def _handle(model: Model) -> str:

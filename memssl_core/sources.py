@@ -117,7 +117,7 @@ def _random(source: str) -> Model:
         backbone = create_backbone(name).requires_grad_(False).eval()
     if reason := why_no_attention(backbone):
         raise ModelError(f"{name} cannot be explored yet. {reason} Try random:vit_tiny_patch16_224.")
-    looks = backbone.pretrained_cfg
+    looks: Any = backbone.pretrained_cfg
     crop_px = int(looks["input_size"][-1])
     resize_px = max(crop_px, int(crop_px / looks["crop_pct"]))  # timm's own rule
     transform = Transform(resize_px, crop_px, looks["interpolation"], tuple(looks["mean"]), tuple(looks["std"]))

@@ -15,19 +15,35 @@ from ui.messages import explain
 from ui.store import Pictures, Store
 
 if TYPE_CHECKING:
-    from analysis import Workbench
+    from analysis import Models, Workbench
 
 Visit = tuple[str, ...]  # the handles of one visitor's uploads, all that gr.State holds
 
 
 @dataclass(frozen=True)
+class Opened:
+    """The models this server holds, and the handle of the one that the page opens with."""
+
+    models: Models
+    handle: str
+
+
+def open_source(source: str, device: str) -> Opened:
+    """What `opening` runs: import the heavy half and open the model. Raises what `open_model` raises."""
+    from analysis import Models
+    from memssl_core.device import choose_device
+
+    models = Models(device=choose_device(device))
+    return Opened(models, models.open(source))
+
+
+@dataclass(frozen=True)
 class Context:
-    """`opening` becomes the Workbench of `source` while the page is already being served."""
+    """`opening` becomes the model of `source` while the page is already being served."""
 
     source: str
-    opening: Future[Workbench]
+    opening: Future[Opened]
     offline: bool = False
-    public: bool = False
     pictures: Pictures = field(default_factory=Pictures)
     results: Store[bytes] = field(default_factory=lambda: Store(256_000_000, len))
 
@@ -38,10 +54,20 @@ class Context:
             return "starting"
         return "failed" if self.opening.exception() else "ready"
 
-    def workbench(self) -> Workbench:
+    def opened(self) -> Opened:
         if not self.opening.done():
             raise ModelError("The model is still being opened; try again in a moment.")
         return self.opening.result()
+
+    def workbench(self, handle: str | None = None) -> Workbench:
+        """The model behind a handle of `page_facts`; without one, the model that the page opens with."""
+        opened = self.opened()
+        return opened.models[handle or opened.handle]
+
+
+def device_words(workbench: Workbench) -> str:
+    """'CPU' or 'CUDA'."""
+    return workbench.device.type.upper()
 
 
 def key_of(*parts: object) -> str:
@@ -49,8 +75,8 @@ def key_of(*parts: object) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-def handler(answer: Callable[[Visit, dict], dict]) -> Callable[[Visit, gr.EventData], dict]:
-    """A Gradio handler out of `answer(visit, asked)`: it unpacks the event and turns errors into sentences.
+def handler(context: Context, answer: Callable[[Context, Visit, dict], dict]) -> Callable[[Visit, gr.EventData], dict]:
+    """A Gradio handler out of `answer(context, visit, asked)`: it unpacks the event and turns errors into sentences.
 
     The view's `ticket` comes back with the answer, so that the page can tell an old answer from the newest.
     """
@@ -58,9 +84,18 @@ def handler(answer: Callable[[Visit, dict], dict]) -> Callable[[Visit, gr.EventD
     def handle(visit: Visit, event: gr.EventData) -> dict:
         asked = event._data if isinstance(event._data, dict) else {}
         try:
-            result = answer(visit, asked)
+            result = answer(context, visit, asked)
         except Exception as error:
             result = {"error": explain(error)}
         return {"ticket": asked.get("ticket"), **result}
 
     return handle
+
+
+MODEL_EVENT = {  # one question at a time reaches the model; of many clicks the last one counts
+    "concurrency_id": "model",
+    "concurrency_limit": 1,
+    "trigger_mode": "always_last",
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}

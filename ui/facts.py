@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ui.context import device_words
 from ui.examples import examples
 from ui.messages import explain
 
 if TYPE_CHECKING:
+    from analysis import Workbench
     from ui.context import Context
 
 MAX_PATCHES = 1600  # of a square picture: keeps an answer below a second on two cores
@@ -16,14 +18,22 @@ MAX_PATCHES = 1600  # of a square picture: keeps an answer below a second on two
 def page_facts(context: Context) -> dict[str, Any]:
     """`{state, source, offline, pictures, model, device}`; with `title` and `text` when the model failed to open."""
     pictures = [{"handle": handle, "name": example.name} for handle, example in examples().items()]
-    facts = dict(state=context.state, source=context.source, offline=context.offline, pictures=pictures)
+    facts = {"state": context.state, "source": context.source, "offline": context.offline, "pictures": pictures}
     if facts["state"] == "failed":
         reason = context.opening.exception()
         return facts | explain(reason) if reason else facts
     if facts["state"] == "ready":
-        workbench = context.workbench()
-        facts |= {"model": model_facts(workbench.model.card), "device": context.device}
+        workbench, handle = context.workbench(), context.opened().handle
+        facts |= {"model": {"handle": handle, **model_facts(workbench.model.card)}, "device": _device_chip(workbench)}
     return facts
+
+
+def _device_chip(workbench: Workbench) -> str:
+    import torch
+
+    threads = torch.get_num_threads()
+    cpu = f", {threads} thread{'s' * (threads > 1)}" if workbench.device.type == "cpu" else ""
+    return device_words(workbench) + cpu
 
 
 def input_sizes(card: dict) -> list[int]:
@@ -60,7 +70,7 @@ def model_facts(card: dict) -> dict[str, Any]:
         "facts": facts,
         "hashes": hashes,
         "no_attention": card["why_no_attention"],
-        "class_token": card["class_token"],
+        "whole": ["cls", "class token"] if card["class_token"] else ["mean", "mean over patches"],
         "sizes": [(size, f"{size} px · {size // patch}×{size // patch} patches") for size in input_sizes(card)],
         "size": first_size(card),
         "memory": {"slots": slots, "embeddings": card["has_embeddings"]} if slots else None,

@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
+from memssl_core.errors import MemsslError
 from ui import wire
 from ui.facts import page_facts
 
@@ -71,13 +72,15 @@ def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> 
 
     @api.get("/thumb/{model}/{slot}")
     def thumbnail(request: Request, model: str, slot: int) -> Response:
-        memory = context.workbench().model.memory if context.state == "ready" else None
-        if memory is None or not context.workbench().model.model_hash.startswith(model) or len(model) < 12:
-            return gone("This memory is not open here any more; load the page again.")
-        if not 0 <= slot < len(memory.thumbnails) or not memory.thumbnails[slot]:
+        try:
+            memory = context.workbench(model).model.memory
+        except MemsslError as reason:
+            return gone(str(reason))
+        data = memory.thumbnail(slot) if memory and 0 <= slot < memory.slots else b""
+        if not data:
             return gone("No picture was kept for this slot.", status=404)
-        data = memory.thumbnails[slot]
-        return cached(request, f"{model}-{slot}", lambda: (data, kind_of(data)))
+        media_type = "image/jpeg" if data.startswith(b"\xff\xd8") else "image/webp"
+        return cached(request, f"{model}-{slot}", lambda: (data, media_type))
 
     app.include_router(api)
 
@@ -106,7 +109,3 @@ def encode(image: Image.Image, side: int) -> tuple[bytes, str]:
         return file.getvalue(), "image/png"
     image.save(file, "JPEG", quality=92, subsampling=0)
     return file.getvalue(), "image/jpeg"
-
-
-def kind_of(data: bytes) -> str:
-    return "image/webp" if data[8:12] == b"WEBP" else "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"

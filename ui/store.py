@@ -6,10 +6,11 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 
 import cachetools
 
+from memssl_core.data.images import decode_image
 from memssl_core.errors import ImageError
 from ui.examples import examples
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Value = TypeVar("Value")
-MAX_FILE_BYTES = 50_000_000  # as decode_image and Gradio's upload refuse
 MAX_VISIT_PICTURES = 12
 
 
@@ -53,7 +53,7 @@ class Picture:
 
     @property
     def note(self) -> str:
-        return str(self.image.info.get("note", ""))
+        return self.image.info["note"]
 
     @property
     def nbytes(self) -> int:
@@ -61,7 +61,14 @@ class Picture:
 
     def facts(self) -> dict:
         width, height = self.image.size
-        return dict(handle=self.handle, name=self.name, format=self.format, note=self.note, width=width, height=height)
+        return {
+            "handle": self.handle,
+            "name": self.name,
+            "format": self.format,
+            "note": self.note,
+            "width": width,
+            "height": height,
+        }
 
 
 class Pictures:
@@ -71,9 +78,9 @@ class Pictures:
         self._uploads: Store[Picture] = Store(max_bytes, lambda picture: picture.nbytes)
         self._examples: dict[str, Picture] = {}
 
-    def add(self, data: bytes, name: str) -> Picture:
+    def add(self, file: BinaryIO, name: str) -> Picture:
         """Decode an uploaded file. ImageError says in one sentence why it cannot be read."""
-        picture = _decode(secrets.token_urlsafe(16), data, name)
+        picture = _decode(secrets.token_urlsafe(16), file, name)
         self._uploads.put(picture.handle, picture)
         return picture
 
@@ -98,13 +105,6 @@ class Pictures:
         self._uploads.drop(visit)
 
 
-def _decode(handle: str, data: bytes, name: str) -> Picture:
-    from memssl_core.data.images import decode_image
-
-    image = decode_image(data)
-    return Picture(handle, name, image, str(image.info.get("format", "")) or _suffix(name))
-
-
-def _suffix(name: str) -> str:
-    suffix = name.rpartition(".")[2].upper()
-    return {"JPG": "JPEG", "TIF": "TIFF"}.get(suffix, suffix if len(suffix) <= 5 and suffix.isalnum() else "picture")
+def _decode(handle: str, source: bytes | BinaryIO, name: str) -> Picture:
+    image = decode_image(source)
+    return Picture(handle, name, image, image.info["format"])

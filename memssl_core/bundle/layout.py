@@ -64,18 +64,18 @@ class Bundle:
 
     def make_backbone(self) -> nn.Module:
         """The teacher's backbone, float32, in eval mode."""
-        return _loaded(_make_backbone(self.config), self.backbone)
+        return _loaded(_make_backbone, self.config, self.backbone)
 
     def make_head(self) -> Head | None:
         """The teacher's head, float32, in eval mode."""
-        return None if self.head is None else _loaded(_make_head(self.config), self.head)
+        return None if self.head is None else _loaded(_make_head, self.config, self.head)
 
     def make_student(self) -> tuple[nn.Module, Head] | None:
         """The student's backbone and head, float32, in eval mode."""
         if self.student is None:
             return None
-        backbone = _loaded(_make_backbone(self.config), _part(self.student, "backbone."))
-        return backbone, _loaded(_make_head(self.config), _part(self.student, "head."))
+        backbone = _loaded(_make_backbone, self.config, _part(self.student, "backbone."))
+        return backbone, _loaded(_make_head, self.config, _part(self.student, "head."))
 
     def make_transform(self) -> Transform:
         """The model's own way in for pictures."""
@@ -141,7 +141,7 @@ def bundle_config(
         provenance: what the card tells: name, data, preset, steps, images_seen, knn_top1, license … plain JSON values,
             and no clock values, so that equal runs give equal bundles.
     """
-    looks = {"resize_px": int(transform.resize_px), "crop_px": int(transform.crop_px)}
+    looks: dict[str, Any] = {"resize_px": int(transform.resize_px), "crop_px": int(transform.crop_px)}
     looks |= {"interpolation": transform.interpolation}
     looks |= {name: [float(x) for x in getattr(transform, name)] for name in ("mean", "std")}
     pretrained_cfg = {
@@ -204,7 +204,7 @@ def open_bundle(folder: str | Path) -> Bundle:
 def check_bundle(bundle: Bundle) -> None:
     """BundleError unless every part is complete, finite and belongs to the others."""
     with torch.device("meta"):
-        backbone = _make_backbone(bundle.config)
+        backbone: Any = _make_backbone(bundle.config)
         head = _make_head(bundle.config) if bundle.config["memssl"].get("head") else None
     bundle.make_transform()
     _check_state(BACKBONE, bundle.backbone, backbone.state_dict())
@@ -278,7 +278,9 @@ def _make_head(config: dict[str, Any]) -> Head:
     return Head(*widths, batch_norm=_get(sizes, "batch_norm", bool, False))
 
 
-def _loaded(module: Any, state: dict[str, Tensor]) -> Any:
+def _loaded(make: Callable[[dict[str, Any]], Any], config: dict[str, Any], state: dict[str, Tensor]) -> Any:
+    with torch.random.fork_rng(devices=[]):  # the first, random weights are not drawn from the caller's generator
+        module = make(config)
     module.load_state_dict(state)
     return module.requires_grad_(False).eval()
 

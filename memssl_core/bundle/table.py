@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 MAX_THUMBNAIL_BYTES = 4096
@@ -131,7 +131,8 @@ def check_rows(memory: MemoryTable) -> None:
         raise ValueError("has crop boxes outside 0..1")
     if memory.image_id.min() < -2:
         raise ValueError("has image ids below -2")
-    if (pc.max(pc.binary_length(memory.thumbnails)).as_py() or 0) > MAX_THUMBNAIL_BYTES:
+    compute: Any = pyarrow.compute
+    if (compute.max(compute.binary_length(memory.thumbnails)).as_py() or 0) > MAX_THUMBNAIL_BYTES:
         raise ValueError(f"has a thumbnail of more than {MAX_THUMBNAIL_BYTES} bytes")
 
 
@@ -140,7 +141,7 @@ def pack_rows(memory: MemoryTable) -> bytes:
     thumbnails = pa.StructArray.from_arrays(
         [memory.thumbnails, pa.nulls(memory.slots, pa.string())],
         fields=list(_THUMBNAIL),
-        mask=pc.is_null(memory.thumbnails),
+        mask=memory.thumbnails.is_null(),
     )
     columns = [np.arange(memory.slots), memory.image_id, memory.uri, memory.label, memory.class_name, memory.step]
     columns += [*memory.box.T, thumbnails]
@@ -167,5 +168,5 @@ def read_rows(path: Path, slots: int) -> dict[str, Any]:
     arrays = {name: column.to_numpy() for name, column in numbers.items()}
     if (arrays.pop("slot") != np.arange(slots)).any():
         raise ValueError("does not list every slot once and in order")
-    columns["thumbnails"] = pc.struct_field(columns.pop("thumbnail"), "bytes")
+    columns["thumbnails"] = columns.pop("thumbnail").flatten()[0]
     return {"box": np.stack([arrays.pop(name) for name in _BOX], 1), **arrays, **columns}

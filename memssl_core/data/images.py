@@ -164,7 +164,7 @@ def _as_seen(image: Image.Image) -> tuple[Image.Image, list[str]]:
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
             notes.append("unusable colour profile ignored")
     if image.mode == "RGBA":
-        if image.getchannel("A").getextrema()[0] < 255:
+        if image.getchannel("A").getextrema() != (255, 255):
             notes.append("alpha on grey")
         image = Image.alpha_composite(Image.new("RGBA", image.size, MID_GREY), image)
     return image.convert("RGB"), notes
@@ -286,7 +286,8 @@ class Transform:
         """RGB image of any size -> float32 [3,crop_px,crop_px]."""
         short = min(image.size)
         if max(image.size) > MAX_ASPECT * short:
-            image = ImageOps.fit(image, [min(side, MAX_ASPECT * short) for side in image.size])
+            limit = MAX_ASPECT * short
+            image = ImageOps.fit(image, (min(image.width, limit), min(image.height, limit)))
         width, height = (self.resize_px if side == short else int(self.resize_px * side / short) for side in image.size)
         image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         left, top = round((width - self.crop_px) / 2), round((height - self.crop_px) / 2)

@@ -80,7 +80,7 @@ def export_bundle(
         head=_halves(pair.teacher.head.state_dict()),
         student=_halves(pair.student.state_dict()),
         memory=table,
-        readme=card(settings, trained_s=trained_s),
+        readme=card(settings, hours=trained_s / 3600),
     ).save(folder)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -30,6 +29,8 @@ from memssl_core.training.optimizer import adamw, clip_each_tensor, set_rates
 from memssl_core.training.probe import Probe
 from memssl_core.training.schedules import rates_at
 
+CONFIG = "config.json"
+
 
 def train(
     config: TrainConfig,
@@ -47,17 +48,18 @@ def train(
     """
     folder = Path(run_dir)
     bundle = folder / "bundle"
-    _claim(folder, config, data)
+    _refuse_strangers(folder, config, data)
     job = JobFolder(folder)
     if (job.status() or {}).get("state") == "finished" and bundle.exists():
         return bundle
     images = open_images(data)
     if len(images) < config.batch_size:
         raise RunError(f"{data} has {len(images)} pictures, fewer than batch_size {config.batch_size}; lower it.")
-    job.create().clear_requests()
-    emit = event_writer(folder / "events.jsonl", *([listen] if listen else []))
     state = TrainState(config, images)
     restored = state.restore(folder)
+    job.create().clear_requests()
+    write_atomically(folder / CONFIG, json.dumps(_settings(config, data), indent=2).encode())
+    emit = event_writer(folder / "events.jsonl", *([listen] if listen else []))
     job.write_status("running", step=state.step, steps=state.steps, data=data)
     emit("started", step=state.step, steps=state.steps, images=len(images), resumed=restored, device=str(state.device))
     try:
@@ -107,7 +109,7 @@ class TrainState:
             "pair": self.pair.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "memory": self.memory.state_dict(),
-            "versions": {"torch": torch.__version__},
+            "versions": {"torch": str(torch.__version__)},
         }
         save_checkpoint(folder / "checkpoints", self.step, state)
 
@@ -220,29 +222,25 @@ def _stop_unless_finite(loss: float, step: int) -> None:
         )
 
 
-def _claim(folder: Path, config: TrainConfig, data: str) -> None:
-    """Write the run's config, or refuse a folder that holds another run or a living trainer."""
-    wanted = json.loads(json.dumps(asdict(config) | {"data": data}))
-    path = folder / "config.json"
-    if path.exists():
-        found = json.loads(path.read_bytes())
-        differing = [name for name in wanted if found.get(name) != wanted[name]]
-        if differing:
-            name = differing[0]
-            raise RunError(
-                f"{folder.name} holds a run with {name} {found.get(name)}, not {wanted[name]}; "
-                "give the same settings to go on with it, or another --run-dir."
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder.name} is not empty and holds no run; choose another --run-dir.")
+def _settings(config: TrainConfig, data: str) -> dict[str, Any]:
+    return json.loads(json.dumps({"data": data, **asdict(config)}))
+
+
+def _refuse_strangers(folder: Path, config: TrainConfig, data: str) -> None:
+    """RunError for a folder that holds something else, another run, or a run whose trainer is alive; writes nothing."""
+    if (folder / CONFIG).exists():
+        found, wanted = json.loads((folder / CONFIG).read_bytes()), _settings(config, data)
+        for name in wanted:
+            if found.get(name) != wanted[name]:
+                raise RunError(
+                    f"{folder.name} holds a run with {name} {found.get(name)}, not {wanted[name]}; "
+                    "give the same settings to go on with it, or another --run-dir."
+                )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder.name} is not an empty folder and holds no run; choose another --run-dir.")
     status = JobFolder(folder).status()
     if status and status["state"] == "running":
         raise RunError(f"{folder.name} is being trained already by process {status['pid']}; stop that one first.")
-    if not path.exists():
-        if shutil.disk_usage(folder.resolve().parents[0] if folder.parent.exists() else ".").free < 1 << 28:
-            raise RunError("Less than 256 MiB are free on the disk of the run folder; make room first.")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(wanted, indent=2).encode())
 
 
 def _provenance(state: TrainState, data: str, folder: Path) -> dict[str, Any]:
@@ -258,5 +256,5 @@ def _provenance(state: TrainState, data: str, folder: Path) -> dict[str, Any]:
         "images_seen": state.steps * state.config.batch_size,
         **{name: value for name, value in figures.items() if value is not None},
         "config": asdict(state.config),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }

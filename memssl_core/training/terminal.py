@@ -22,27 +22,31 @@ def progress() -> Iterator[Emit]:
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting", total=None)
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("starting", total=None)
 
-        def listen(event: str, *, step: int, **facts: Any) -> None:
-            if event == "started":
-                bar.update(task, total=facts["steps"], completed=step)
-                word = "Going on" if facts["resumed"] else "Starting"
-                bar.console.print(f"{word} at step {step} of {facts['steps']}, {facts['images']} pictures.")
-            elif event == "step":
-                bar.update(
-                    task,
-                    completed=step,
-                    description=f"loss {facts['loss']:.3f} · {facts['images_per_s']:.0f} images/s · "
-                    f"collapse gauge {facts['collapse_gauge']:.2f} · agreement {facts['agreement']:.0%}",
-                )
-            elif event == "probe":
-                figures = " · ".join(f"{name} {value:.1f}" for name, value in facts.items())
-                bar.console.print(f"Probe at step {step}: {figures}")
-            elif event in ("skipped_image", "alarm"):
-                bar.console.print(facts["message"], markup=False)
-            elif event == "finished":
-                bar.update(task, completed=step)
+    def listen(event: str, *, step: int, **facts: Any) -> None:
+        if event == "started":
+            bar.start()
+            bar.update(task, total=facts["steps"], completed=step)
+            word = "Going on" if facts["resumed"] else "Starting"
+            bar.console.print(f"{word} at step {step} of {facts['steps']}, {facts['images']} pictures.")
+        elif event == "step":
+            bar.update(
+                task,
+                completed=step,
+                description=f"loss {facts['loss']:.3f} · {facts['images_per_s']:.0f} images/s · "
+                f"collapse gauge {facts['collapse_gauge']:.2f} · agreement {facts['agreement']:.0%}",
+            )
+        elif event == "probe":
+            figures = " · ".join(f"{name} {value:.1f}" for name, value in facts.items())
+            bar.console.print(f"Probe at step {step}: {figures}")
+        elif event in ("skipped_image", "alarm"):
+            bar.console.print(facts["message"], markup=False)
+        elif event == "finished":
+            bar.update(task, completed=step)
 
+    try:
         yield listen
+    finally:
+        bar.stop()

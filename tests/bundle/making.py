@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def small_memory(dim: int = 16, width: int = 32, seed: int = 0) -> MemoryTable:
 
 def small_bundle(
     *, batch_norm: bool = False, dtype: torch.dtype = torch.float32, with_memory: bool = True, seed: int = 0, **variant
-) -> Bundle:
+) -> Any:
     """A random teacher and student (3 transformer blocks, 2 attention heads, patch 8, width 32) with `small_memory`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import safetensors.torch
 import timm
 import torch
 from bundle.making import NOISE_SLOTS, SLOTS, small_bundle, small_memory, thumbnail
+from timm.data import resolve_model_data_config
 
 from memssl_core.bundle.layout import FORMAT_VERSION, Bundle, open_bundle
 from memssl_core.errors import BundleError
@@ -102,12 +104,12 @@ def test_timm_opens_the_folder_and_gives_the_same_embeddings(saved):
         pixels = torch.randn(2, 3, *size)
         with torch.no_grad():
             torch.testing.assert_close(plain(pixels), ours(pixels), rtol=0, atol=0)
-    looks = timm.data.resolve_model_data_config(plain)
+    looks = resolve_model_data_config(plain)
     assert list(looks["input_size"]) == [3, 64, 64] and list(looks["mean"]) == [0.485, 0.456, 0.406]
 
 
 def test_head_and_student_compute_what_was_saved(saved):
-    bundle = open_bundle(saved)
+    bundle: Any = open_bundle(saved)
     backbone, head = bundle.make_student()
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -118,7 +120,7 @@ def test_head_and_student_compute_what_was_saved(saved):
 
 
 def test_rows_of_the_memory(saved):
-    memory = open_bundle(saved).memory
+    memory: Any = open_bundle(saved).memory
     known, noise = memory.rows([3, SLOTS - 1])
     assert (known["slot"], known["image_id"], known["uri"]) == (3, 3, "drawn:7:20/3")
     assert (known["label"], known["class_name"], known["step"]) == (3, "barn", 0)

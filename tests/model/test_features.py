@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import timm
@@ -23,7 +24,7 @@ SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "img_size
 SMALL |= {"num_classes": 0, "dynamic_img_size": True}
 
 
-def small_vit(**variant):
+def small_vit(**variant) -> Any:
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", **SMALL, **variant)
     for parameter in vit.parameters():  # so that norms, scales and biases matter

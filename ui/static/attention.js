@@ -40,11 +40,11 @@ export function mount({ element, props, trigger, watch }) {
   const headMeta = h("span", { class: "meta" });
   const blocks = h("div", { class: "blocks", role: "group", "aria-label": "Transformer block" });
   const heads = h("div", { class: "heads", role: "group", "aria-label": "Attention head" });
-  const query = segmented("Query", [["cls", "Class token"], ["patch", "Patch"]], "cls", (kind) =>
-    ask(kind === "cls" ? "cls" : lastPatch ?? (maps ? strongest(current()) : 0)));
+  const query = segmented("Query", [["whole", "Class token"], ["patch", "Patch"]], "whole", (kind) =>
+    ask(kind === "whole" ? whole()[0] : lastPatch ?? (maps ? strongest(current()) : 0)));
   const opacity = slider("Opacity", { min: 0, max: 100, value: 85, oninput: (v) => { look.opacity = v / 100; draw(); } });
   const mass = slider("Keep top mass", { min: 5, max: 100, value: 100, oninput: (v) => { look.mass = v / 100; draw(); } });
-  const sizes = h("select", { "aria-label": "Input size", onchange: () => { size = Number(sizes.value); lastPatch = null; ask("cls"); } });
+  const sizes = h("select", { "aria-label": "Input size", onchange: () => { size = Number(sizes.value); lastPatch = null; ask(whole()[0]); } });
   const command = commandLine();
   const table = h("details", { class: "fold" }, h("summary", {}, "Show as table"), h("div", { class: "tablebox" }));
   const ctrls = h("div", { class: "ctrls" },
@@ -63,15 +63,25 @@ export function mount({ element, props, trigger, watch }) {
       h("div", {}, h("div", { class: "head" }, h("h2", {}, "Block"), blockMeta), blocks),
       h("div", {}, h("div", { class: "head" }, h("h2", {}, "Head"), headMeta), heads),
       ctrls));
-  element.append(h("div", { class: "exports" }, png, npz, csv), view, command.node, table, live);
+  const exports = h("div", { class: "exports" }, png, npz, csv);
+  const narrow = matchMedia("(max-width: 640px)");
+  element.append(view, command.node, table, live);
+  function placeExports() { // beside the tray; on a phone below, where they do not push the picture down
+    const acts = document.querySelector("#tray-attention .acts");
+    if (narrow.matches) table.before(exports);
+    else if (acts && exports.parentNode !== acts) acts.append(exports);
+  }
+  narrow.addEventListener("change", placeExports);
   drawRamp(ramp);
 
   // ---- asking the server
+  const whole = () => session.facts.model?.whole ?? ["cls", "class token"]; // the query without a place, and its name
+  const isPatch = (what) => typeof what === "number";
   function ask(what) {
     const handle = session.handle;
     if (!handle || !session.ready || session.facts.model.no_attention) return;
     asked = { handle, query: what, size, ticket: ++tickets, since: performance.now() };
-    trigger("asked", { handle, query: what, size, ticket: asked.ticket });
+    trigger("asked", { model: session.facts.model.handle, handle, query: what, size, ticket: asked.ticket });
     showWaiting();
   }
 
@@ -120,13 +130,13 @@ export function mount({ element, props, trigger, watch }) {
     inner.style.height = `${100 * Math.min(1, box / ratio)}%`;
     if (look.layer < 0 || look.layer >= maps.layers) look.layer = maps.layers - 1;
     if (look.head >= maps.heads) look.head = -1;
-    if (typeof maps.query === "number") lastPatch = maps.query;
+    if (isPatch(maps.query)) lastPatch = maps.query;
     const picture = session.pictures.find((one) => one.handle === maps.handle);
-    const done = picture?.note || facts.note ? ` · ${[picture?.note, facts.note].filter(Boolean).join(", ")}` : "";
+    const done = picture?.note ? ` · ${picture.note}` : "";
     read.textContent = `${facts.frame.width}×${facts.frame.height} ${facts.format}${done} · shown whole · ` +
       `${maps.rows}×${maps.columns} patches of ${facts.frame.patch_px} px · ${seconds(facts.time_s)} on ${facts.device}`;
     npz.href = `api/attention/${maps.key}/npz`;
-    query.press(maps.query === "cls" ? "cls" : "patch");
+    query.press(isPatch(maps.query) ? "patch" : "whole");
     buildTiles();
     drawAll();
   }
@@ -136,7 +146,7 @@ export function mount({ element, props, trigger, watch }) {
   const top = (arrays) => (look.clip ? quantile(arrays, CLIP) : Math.max(...arrays.map((a) => a[strongest(a)])));
   const headMaps = () => Array.from({ length: maps.heads }, (_, i) => maps.map(look.layer, i));
   const topOf = (index) => top(look.shared ? headMaps() : [maps.map(look.layer, index)]);
-  const queryWords = () => (maps.query === "cls" ? "class token" : `patch ${place(maps.query)}`);
+  const queryWords = () => (isPatch(maps.query) ? `patch ${place(maps.query)}` : whole()[1]);
   const place = (patch) => `${Math.floor(patch / maps.columns)}, ${patch % maps.columns}`;
   const headWords = () => (look.head < 0 ? "mean" : `head ${look.head + 1}`);
 
@@ -156,7 +166,7 @@ export function mount({ element, props, trigger, watch }) {
     blockTiles = Array.from({ length: maps.layers }, (_, i) => tile(blocks, String(i + 1), false, () => setBlock(i)));
     for (const [i, { button }] of blockTiles.entries()) button.setAttribute("aria-label", `Block ${i + 1}`);
     headTiles = Array.from({ length: maps.heads + 1 }, (_, i) => tile(heads, i ? `Head ${i}` : "Mean", false, () => setHead(i - 1)));
-    blocks.style.setProperty("--columns", Math.min(12, maps.layers));
+    blocks.style.setProperty("--columns", Math.min(12, Math.max(8, maps.layers)));
   }
 
   const paint = (canvas, weights, max) => drawTile(canvas, weights, maps.rows, maps.columns, max);
@@ -187,7 +197,7 @@ export function mount({ element, props, trigger, watch }) {
     if (overlay.width !== width || overlay.height !== height) Object.assign(overlay, { width, height });
     drawOverlay(overlay.getContext("2d"), width, height, {
       weights, rows: maps.rows, columns: maps.columns, frame: maps.frame, max, opacity: look.opacity, on,
-      query: maps.query === "cls" ? null : maps.query, hover: look.hover,
+      query: isPatch(maps.query) ? maps.query : null, hover: look.hover,
     });
     blockTiles.forEach(({ button }, i) => button.setAttribute("aria-pressed", String(i === look.layer)));
     headTiles.forEach(({ button }, i) => button.setAttribute("aria-pressed", String(i - 1 === look.head)));
@@ -247,7 +257,7 @@ export function mount({ element, props, trigger, watch }) {
     npz.classList.toggle("off", !maps);
     if (!maps) npz.removeAttribute("href");
     for (const control of ctrls.querySelectorAll("button, input, select")) control.disabled = !maps;
-    query.button("cls").disabled = !maps || !facts.model?.class_token;
+    query.button("whole").textContent = whole()[1][0].toUpperCase() + whole()[1].slice(1);
     state.hidden = Boolean(maps) || Boolean(asked);
     if (!state.hidden) {
       state.replaceChildren(...(problem ? [note(problem)] : facts.state === "starting"
@@ -294,7 +304,7 @@ export function mount({ element, props, trigger, watch }) {
 
   const step = (value, by, low, high) => Math.min(high, Math.max(low, value + by));
   function moveQuery(rows, columns) {
-    const patch = asked && asked.query !== "cls" ? asked.query : lastPatch ?? strongest(current());
+    const patch = asked && isPatch(asked.query) ? asked.query : lastPatch ?? strongest(current());
     const row = step(Math.floor(patch / maps.columns), rows, 0, maps.rows - 1);
     ask(row * maps.columns + step(patch % maps.columns, columns, 0, maps.columns - 1));
   }
@@ -303,8 +313,8 @@ export function mount({ element, props, trigger, watch }) {
     "[": () => setHead(step(look.head, -1, -1, maps.heads - 1)), "]": () => setHead(step(look.head, 1, -1, maps.heads - 1)),
     ",": () => setBlock(step(look.layer, -1, 0, maps.layers - 1)), ".": () => setBlock(step(look.layer, 1, 0, maps.layers - 1)),
     o: () => opacity.input.focus(), t: () => mass.input.focus(),
-    c: () => session.facts.model.class_token && ask("cls"),
-    Escape: () => { look.mass = 1; mass.value = 100; look.head = -1; if (maps.query !== "cls") keys.c(); draw(); },
+    c: () => ask(whole()[0]),
+    Escape: () => { look.mass = 1; mass.value = 100; look.head = -1; if (isPatch(maps.query)) keys.c(); draw(); },
   };
   document.addEventListener("keydown", (event) => {
     if (!maps || element.offsetParent === null || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -324,7 +334,7 @@ export function mount({ element, props, trigger, watch }) {
     const over = new OffscreenCanvas(canvas.width, canvas.height);
     drawOverlay(over.getContext("2d"), canvas.width, canvas.height, {
       weights: current(), rows: maps.rows, columns: maps.columns, frame: maps.frame, max: topOf(look.head), opacity: look.opacity,
-      on: massMask(current(), look.mass), query: maps.query === "cls" ? null : maps.query, hover: null,
+      on: massMask(current(), look.mass), query: isPatch(maps.query) ? maps.query : null, hover: null,
     });
     const context = canvas.getContext("2d");
     context.drawImage(photo, 0, 0);
@@ -345,6 +355,7 @@ export function mount({ element, props, trigger, watch }) {
 
   new ResizeObserver(() => { if (maps) drawAll(); }).observe(stage);
   whileVisible(element, () => {
+    placeExports();
     const { model } = session.facts;
     if (model && !sizes.options.length) {
       for (const [px, words] of model.sizes) sizes.append(h("option", { value: px }, words));
@@ -355,7 +366,7 @@ export function mount({ element, props, trigger, watch }) {
     const known = [asked ?? shown, session.problem && refused].some((question) => question?.handle === wanted);
     if (session.ready && wanted && !known) {
       lastPatch = null;
-      ask(session.facts.model.class_token ? "cls" : "centre");
+      ask(whole()[0]);
     }
     showWaiting();
   });

@@ -43,7 +43,7 @@ export function mount({ element, props, trigger, watch }) {
     if (session.ready && model.memory && session.handle && !known) {
       asked = { handle: session.handle, space: look.space, k: look.k, ticket: ++tickets, since: performance.now() };
       const { since, ...question } = asked;
-      trigger("asked", question);
+      trigger("asked", { model: model.handle, ...question });
     }
     showState();
   }
@@ -66,6 +66,7 @@ export function mount({ element, props, trigger, watch }) {
       if (asked !== question) return;
       asked = null;
       refused = question;
+      tiles.querySelectorAll(".skel").forEach((square) => square.remove());
       if (found) { // back to what is shown
         look.space = found.space;
         look.k = found.k;
@@ -94,7 +95,7 @@ export function mount({ element, props, trigger, watch }) {
     const noun = found.space === "memory" ? "nearest memories" : "nearest embeddings of remembered pictures";
     title.textContent = `${rows.length} ${noun}`;
     titleMeta.textContent = [majority(rows), found.space === "memory" ? "memory space" : "embedding space", found.exact ? "exact" : "approximate",
-      seconds(found.time_s), found.snapshot].filter(Boolean).join(" · ");
+      seconds(found.time_s), `snapshot at step ${count(found.last_step)}`].filter(Boolean).join(" · ");
     tiles.replaceChildren(...rows.map(tile));
     command.text = `python -m analysis neighbours ${shellWord(name)} --model ${shellWord(session.facts.source)} --space ${found.space} --k ${found.k} --json`;
     pin(0);
@@ -160,6 +161,7 @@ export function mount({ element, props, trigger, watch }) {
     busy.hidden = true;
     clearTimeout(slow);
     if (asked) {
+      if (!found) tiles.replaceChildren(...Array.from({ length: look.k }, () => h("div", { class: "skel" })));
       slow = setTimeout(() => {
         view.classList.toggle("old", Boolean(found));
         busy.hidden = false;

@@ -68,7 +68,7 @@ export function drawOverlay(context, width, height, look) {
   const [bx, by, bw, bh] = boxOf(strongest(weights));
   for (const [colour, line] of [["#14181f", 4 * unit], ["#ffffff", 1.75 * unit]]) {
     context.beginPath();
-    context.arc(bx + bw / 2, by + bh / 2, Math.max(9 * unit, 0.75 * Math.min(bw, bh)), 0, 2 * Math.PI);
+    context.arc(bx + bw / 2, by + bh / 2, Math.max(9 * unit, 0.5 * Math.min(bw, bh)), 0, 2 * Math.PI);
     context.strokeStyle = colour;
     context.lineWidth = line;
     context.stroke();

@@ -1,0 +1,74 @@
+"""Pictures for files: attention laid over a picture, neighbours side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from analysis.attention import Attention
+from analysis.neighbours import Neighbours
+from memssl_core.data.images import decode_image
+from memssl_core.errors import ImageError
+
+_GREY, _INK, _PAPER, _GAP, _CAPTION = (160, 160, 160), (32, 32, 32), (255, 255, 255), 6, 16
+# Nine colours from dark to light along the perceptually even "inferno" scale.
+_INFERNO = np.array(
+    [(0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85)]
+    + [(227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164)]
+)
+
+
+def inferno(values: np.ndarray) -> np.ndarray:
+    """Any shape, 0..1 -> uint8 [..., 3]: black through red to pale yellow, lighter for more."""
+    places = np.linspace(0, 1, len(_INFERNO))
+    channels = [np.interp(np.clip(values, 0, 1), places, _INFERNO[:, channel]) for channel in range(3)]
+    return np.stack(channels, -1).round().astype(np.uint8)
+
+
+def overlay(picture: Image.Image, weights: np.ndarray, *, opacity: float = 0.6) -> Image.Image:
+    """A picture in grey under its attention map [rows, columns]; the strongest patch is the lightest colour."""
+    colours = Image.fromarray(inferno(weights / max(float(weights.max()), 1e-12)))
+    grey = picture.convert("L").convert("RGB")
+    return Image.blend(grey, colours.resize(picture.size, Image.Resampling.NEAREST), opacity)
+
+
+def attention_sheet(picture: Image.Image, attention: Attention, *, tile_px: int = 240) -> Image.Image:
+    """The picture, the mean over the attention heads, and each attention head, for the mean of the queries."""
+    small = _shrunk(picture, tile_px)
+    maps = attention.maps().mean(1)  # [attention heads, rows, columns]
+    titled = [("picture", small), ("mean", overlay(small, maps.mean(0)))]
+    titled += [(f"attention head {index}", overlay(small, one)) for index, one in enumerate(maps)]
+    return _sheet(titled, tile_px)
+
+
+def neighbours_sheet(picture: Image.Image, neighbours: Neighbours, *, tile_px: int = 96) -> Image.Image:
+    """The picture and its neighbours with their scores; grey where a memory has no thumbnail."""
+    titled = [(f"query, {neighbours.space}", _shrunk(picture, tile_px))]
+    for score, row in zip(neighbours.scores, neighbours.rows, strict=True):
+        try:
+            thumbnail = _shrunk(decode_image(row["thumbnail"]), tile_px)
+        except ImageError:
+            thumbnail = Image.new("RGB", (tile_px, tile_px), _GREY)
+        titled.append((f"{score:.3f}", thumbnail))
+    return _sheet(titled, tile_px)
+
+
+def _shrunk(picture: Image.Image, tile_px: int) -> Image.Image:
+    scale = tile_px / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _sheet(titled: Sequence[tuple[str, Image.Image]], tile_px: int) -> Image.Image:
+    columns = min(len(titled), max(2, 960 // tile_px))
+    rows = -(-len(titled) // columns)
+    width, height = tile_px + _GAP, max(tile.height for _, tile in titled) + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for index, (title, tile) in enumerate(titled):
+        left, top = _GAP + index % columns * width, _GAP + index // columns * height
+        pen.text((left, top), title, fill=_INK)
+        sheet.paste(tile, (left, top + _CAPTION))
+    return sheet

@@ -1,0 +1,126 @@
+"""Open the explorer in a browser: `python app.py`, then visit the address that it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import sys
+import threading
+import webbrowser
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from memssl_core.errors import ConfigError, MemsslError
+
+FIRST_PORT, LAST_PORT = 7860, 7959
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Look inside a model with a memory, in the browser."""
+
+    model: str = "embedded"
+    """what to open: embedded, bundle:FOLDER, or random:NAME[@SEED]"""
+    host: str | None = None
+    """address to listen on; default 127.0.0.1, on a Space 0.0.0.0"""
+    port: int | None = None
+    """port to listen on, this one or none; default $GRADIO_SERVER_PORT, $PORT, or the first free from 7860 on"""
+    public: bool = False
+    """listen on all addresses, for visitors from elsewhere"""
+    offline: bool = False
+    """never ask another machine for anything"""
+    device: str = "auto"
+    """cpu, cuda, mps or auto"""
+    open: Annotated[bool, tyro.conf.arg(name="open")] = False
+    """open the page in a browser"""
+
+
+def main(arguments: Arguments) -> None:
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+    if arguments.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    server_socket = bind(arguments)
+
+    import uvicorn
+
+    from ui.context import open_source
+    from ui.page import build
+
+    opening: Future = Future()
+    public = not is_loopback(server_socket)
+    app = build(opening, source=arguments.model, public=public, offline=arguments.offline)
+
+    def open_model() -> None:
+        try:
+            opening.set_result(open_source(arguments.model, arguments.device))
+            print("Ready.", file=sys.stderr, flush=True)
+        except BaseException as reason:
+            opening.set_exception(reason)
+            told = reason if isinstance(reason, MemsslError) else f"{type(reason).__name__}: {reason}"
+            print(f"The model could not be opened. {told}", file=sys.stderr, flush=True)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            url = address(server_socket)
+            print(f"Open {url} (Ctrl-C ends it).", flush=True)
+            threading.Thread(target=open_model, daemon=True).start()  # torch, once the socket answers
+            if arguments.open:
+                threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        proxy_headers=True,
+        timeout_graceful_shutdown=2,
+        root_path=os.environ.get("GRADIO_ROOT_PATH", ""),
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        Server(config).run(sockets=[server_socket])
+
+
+def bind(arguments: Arguments) -> socket.socket:
+    """A bound socket. ConfigError, one sentence, if the port asked for, or every port of the range, is taken."""
+    host = chosen_host(arguments)
+    asked = arguments.port or next(
+        (int(value) for name in ("GRADIO_SERVER_PORT", "PORT") if (value := os.environ.get(name, "")).isdecimal()), None
+    )
+    ports = [asked] if asked is not None else range(FIRST_PORT, LAST_PORT + 1)
+    for port in ports:
+        if not 0 < port < 65_536:
+            raise ConfigError(f"Port {port} does not exist; choose one from 1 to 65535.")
+        try:
+            return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        except OSError as problem:
+            reason = problem.strerror or str(problem)
+    where = f"Port {asked} at {host}" if asked is not None else f"Every port from {FIRST_PORT} to {LAST_PORT} at {host}"
+    raise ConfigError(f"{where} cannot be used ({reason}); choose another one with --port.")
+
+
+def chosen_host(arguments: Arguments) -> str:
+    everywhere = arguments.public or os.environ.get("SYSTEM") == "spaces"
+    return arguments.host or os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if everywhere else "127.0.0.1")
+
+
+def is_loopback(bound: socket.socket) -> bool:
+    return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
+
+
+def address(bound: socket.socket) -> str:
+    """The address to visit: that of this machine when the socket listens on all."""
+    host, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Arguments))
+    except MemsslError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(1)

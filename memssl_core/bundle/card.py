@@ -1,0 +1,93 @@
+"""The model card of a bundle, README.md: front matter for the Hub, then what a person wants to know."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_HEAD = """\
+---
+library_name: timm
+pipeline_tag: image-feature-extraction
+tags:
+- timm
+- memssl
+- massl
+- self-supervised-learning
+{license}---
+# {name}
+
+An image backbone trained without labels by comparing what it sees with what it remembers (MaSSL, Silva et al.,
+ICML 2024).{memory_sentence}
+
+| | |
+|---|---|
+{table}
+
+## Load it
+
+```python
+import timm
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True)  # or "hf-hub:OWNER/NAME"; embeddings [B, {width}]
+```
+
+With its memory: `memssl_core.open_model("bundle:FOLDER")`.
+{figures}
+## Limits
+
+- Attention is not an explanation: a map shows where an attention head read, not why the model answered as it did.
+- What it has not seen in training it may confuse. Try it on your own pictures before you rely on it.
+- Thumbnails and names of remembered pictures are part of this folder; share it only if you may share them.
+"""
+
+
+def card(config: dict[str, Any], *, hours: float | None = None) -> str:
+    """README.md for a bundle with this config.json (see `bundle_config`).
+
+    `hours` is the training time; it is told here and not in config.json, so that equal runs have equal hashes.
+    """
+    ours = config["memssl"]
+    told, head, memory = ours.get("provenance") or {}, ours.get("head"), ours.get("memory")
+    looks, temperatures = ours["transform"], ours.get("temperatures") or {}
+    trained = [f"{told['steps']:,} steps" if "steps" in told else ""]
+    trained += [f"{told['images_seen']:,} pictures seen" if "images_seen" in told else ""]
+    trained += [f"{hours:.1f} hours" if hours is not None else ""]
+    sizes = {key: value for key, value in config.get("model_args", {}).items() if key not in ("num_classes",)}
+    lines = {
+        "backbone": f"`{config['architecture']}` {_words(sizes)}",
+        "embedding": f"width {config['num_features']}",
+        "projection": head and f"width {head['out_dim']}, hidden {head['hidden_dim']}",
+        "memory": memory and f"{memory['slots']:,} slots, compared in blocks of {memory['block_size']:,}",
+        "temperatures": _words({key: value for key, value in temperatures.items() if value is not None}),
+        "picture": f"short side to {looks['resize_px']} px ({looks['interpolation']}), centre {looks['crop_px']} px",
+        "data": told.get("data") and f"`{told['data']}`",
+        "preset": told.get("preset"),
+        "training": ", ".join(filter(None, trained)),
+    }
+    figures = {key: value for key, value in told.items() if isinstance(value, float)}
+    if "knn_top1" in figures:
+        figures["k-NN top-1 (%)"] = figures.pop("knn_top1")
+    license_id = told.get("license")
+    return _HEAD.format(
+        license=f"license: {json.dumps(license_id)}\n" if license_id else "",
+        name=_line(told.get("name") or config["architecture"]),
+        memory_sentence=" Its memory comes with it." if memory else "",
+        table="\n".join(f"| {key} | {_line(value)} |" for key, value in lines.items() if value),
+        width=config["num_features"],
+        figures=_figures(figures),
+    )
+
+
+def _figures(figures: dict[str, float]) -> str:
+    rows = "\n".join(f"| {_line(key.replace('_', ' '))} | {value:.4g} |" for key, value in figures.items())
+    return f"\n## Figures\n\n| measure | value |\n|---|---|\n{rows}\n" if figures else ""
+
+
+def _words(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _line(value: object) -> str:
+    """One line of Markdown that cannot break out of its table cell or heading."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,221 @@
+"""The page in a browser: what a person sees and does, with no word to any other machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browser.conftest import Watched
+from browser.pictures import Upload, hostile, photo, turned, upload
+from playwright.sync_api import Page, expect
+
+Visit = Callable[..., Watched]
+# a server's path, a Python type's name, a traceback: nothing a person should read
+LEAKS = re.compile(r"(/tmp/|/home/|\.py\b|Traceback|Error\b|Exception|PIL\.|NoneType|<class)")
+
+
+def add(page: Page, file: Upload, tray: str = "#tray-attention") -> None:
+    """Put a file into the tray and wait until it is chosen or refused."""
+    squares = page.locator(f"{tray} .pics button:not(.add)")
+    before = squares.count()
+    page.locator(f"{tray} input[type=file]").set_input_files(file)
+    page.wait_for_function(
+        "([tray, before]) => document.querySelectorAll(`${tray} .pics button:not(.add)`).length > before"
+        " || document.querySelector(`${tray} .note`)",
+        arg=[tray, before],
+    )
+
+
+def meta(page: Page) -> str:
+    return page.locator(".under span").first.inner_text()
+
+
+def settled(page: Page, text: str | re.Pattern) -> None:
+    """Wait until the maps on the stage belong to the picture whose meta line holds `text`."""
+    expect(page.locator(".under span").first).to_contain_text(text)
+    expect(page.locator(".load:visible")).to_have_count(0)
+
+
+def click_at(page: Page, x: float, y: float) -> None:
+    """Click the picture at fractions of its width and height."""
+    box = page.locator(".overlay").bounding_box()
+    assert box
+    page.locator(".overlay").click(position={"x": x * box["width"], "y": y * box["height"]})
+
+
+def test_a_photograph_brings_maps_and_memories(visit: Visit):
+    page = (watched := visit()).page
+    add(page, upload(photo(), "holiday.jpg", "JPEG"))
+    settled(page, "320×240 JPEG")
+    expect(page.locator(".blocks button")).to_have_count(3)
+    expect(page.locator(".heads button")).to_have_count(4)
+    expect(page.locator(".tag")).to_have_text("Block 3 · mean · from class token")
+    colours = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
+    assert page.locator(".heads canvas").first.evaluate(colours) > 20  # a map is drawn, not one flat colour
+    page.get_by_role("tab", name="Memory").click()
+    tiles = page.locator(".tile")
+    expect(tiles).to_have_count(20)
+    expect(page.locator(".found h2")).to_have_text("20 nearest memories")
+    tiles.nth(2).click()
+    expect(page.locator(".nb .card")).to_contain_text("Rank 3")
+    page.get_by_role("button", name="Embedding").click()
+    expect(page.locator(".found .head .meta")).to_contain_text("embedding space")
+    page.get_by_role("group", name="How many").get_by_role("button", name="50").click()
+    expect(tiles).to_have_count(50)
+    for image in tiles.locator("img").all()[:5]:
+        image.scroll_into_view_if_needed()
+        page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle())
+    page.get_by_role("tab", name="About").click()
+    expect(page.get_by_role("heading", name="What is computed")).to_be_visible()
+    watched.assert_quiet()
+
+
+def test_what_is_hot_makes_no_request(visit: Visit):
+    page = (watched := visit()).page
+    page.wait_for_load_state("networkidle")
+    before = len(watched.requests)
+    for i in range(4):
+        page.locator(".heads button").nth(i).click()
+    for i in range(3):
+        page.locator(".blocks button").nth(i).click()
+    for name in ("Opacity", "Keep top mass"):
+        control = page.get_by_role("slider", name=name)
+        for _ in range(20):
+            control.press("ArrowLeft")
+    for name in ("Same scale for all heads", "Clip at 99.5 %"):
+        page.get_by_role("switch", name=name).click()
+    page.locator(".overlay").hover(position={"x": 40, "y": 40})
+    page.get_by_text("Show as table").click()
+    expect(page.locator(".tbl tbody tr")).to_have_count(20)
+    expect(page.locator(".tag")).to_have_text("Block 3 · head 3 · from class token")
+    assert watched.requests[before:] == []
+    before = len(watched.requests)
+    click_at(page, 0.5, 0.5)
+    expect(page.locator(".tag")).to_contain_text("from patch")
+    arrays = [url for url in watched.requests[before:] if "/api/" in url and "gradio_api" not in url]
+    assert len(arrays) == 1 and "/api/attention/" in arrays[0]  # all blocks and heads of a query in one fetch
+
+
+@pytest.mark.parametrize("make", [lambda: upload(photo(), "plain.jpg", "JPEG"), lambda: turned(photo(240, 320))])
+def test_a_click_finds_the_same_patch_at_any_window_size(visit: Visit, make: Callable[[], Upload]):
+    page = visit().page
+    add(page, make())
+    settled(page, re.compile("320×240|240×320"))
+    found = re.search(r"(\d+)×(\d+) patches", meta(page))
+    assert found
+    rows, columns = map(int, found.groups())
+    assert (rows, columns) in {(6, 8), (12, 16)}  # upright landscape in both cases: the EXIF turn is applied
+    for width, height, row, column in ((1440, 900, 0.3, 0.7), (800, 700, 0.3, 0.7), (390, 844, 0.3, 0.7)):
+        page.set_viewport_size({"width": width, "height": height})
+        click_at(page, 0.02, 0.02)
+        expect(page.locator(".tag")).to_contain_text("from patch 0, 0")
+        click_at(page, column, row)
+        expect(page.locator(".tag")).to_contain_text(f"from patch {int(row * rows)}, {int(column * columns)}")
+
+
+def test_the_attention_flow_by_keyboard_alone(visit: Visit):
+    page = visit().page
+    tag = page.locator(".tag")
+    page.locator(".overlay").focus()
+    page.keyboard.press(",")
+    expect(tag).to_contain_text("Block 2 · mean")
+    page.keyboard.press("]")
+    expect(tag).to_contain_text("Block 2 · head 1")
+    page.get_by_role("button", name="Patch").press("Enter")
+    expect(tag).to_contain_text("from patch")
+    words = tag.inner_text()
+    page.locator(".overlay").focus()
+    row, column = map(int, words.rsplit("patch ")[-1].split(", "))
+    page.keyboard.press("ArrowLeft" if column else "ArrowRight")
+    expect(tag).to_contain_text(f"from patch {row}, {column - 1 if column else 1}")
+    page.keyboard.press("o")
+    expect(page.get_by_role("slider", name="Opacity")).to_be_focused()
+    page.keyboard.press("t")
+    expect(page.get_by_role("slider", name="Keep top mass")).to_be_focused()
+    page.keyboard.press("c")
+    expect(tag).to_contain_text("from class token")
+    page.keyboard.press("Escape")
+    expect(tag).to_contain_text("Block 2 · mean")
+    assert "weight" in (page.locator(".overlay").get_attribute("aria-label") or "")
+
+
+def test_two_visitors_never_see_each_other(visit: Visit):
+    one, two = visit().page, visit().page
+    add(one, upload(photo(seed=1), "mine.jpg", "JPEG"))
+    add(two, upload(photo(200, 200, seed=2), "yours.png", "PNG"))
+    settled(one, "320×240 JPEG")
+    settled(two, "200×200 PNG")
+    click_at(one, 0.1, 0.1)
+    expect(one.locator(".tag")).to_contain_text("from patch 0, 1")
+    expect(two.locator(".tag")).to_contain_text("from class token")
+    assert "yours" not in one.locator("body").inner_html() and "mine.jpg" not in two.locator("body").inner_html()
+
+
+def test_every_hostile_file_is_shown_or_answered_in_a_sentence(visit: Visit):
+    page = visit().page
+    page.on("dialog", lambda dialog: pytest.fail("a file's content ran as a script"))
+    for file, can_be_shown in hostile():
+        add(page, file)
+        notes = page.locator("#tray-attention .note")
+        if can_be_shown:
+            expect(page.locator("#tray-attention .pics button[aria-pressed=true]")).to_have_attribute(
+                "aria-label", file["name"]
+            )
+            assert notes.count() == 0, (file["name"], notes.all_inner_texts())
+        else:
+            sentence = notes.inner_text()
+            assert 30 < len(sentence) < 300, (file["name"], sentence)
+            assert not LEAKS.search(sentence.replace(file["name"], "")), (file["name"], sentence)
+            page.evaluate("document.querySelector('#tray-attention .note').remove()")
+    settled(page, "rotated by EXIF")
+    assert not LEAKS.search(page.locator("main").inner_text())
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_accessible_and_within_a_phone(visit: Visit, theme: str):
+    page = visit(width=390, height=844, color_scheme=theme).page
+    for tab in ("Attention", "Memory", "About"):
+        page.get_by_role("tab", name=tab).click()
+        if tab == "Memory":
+            expect(page.locator(".tile")).to_have_count(20)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, tab
+        bad = [
+            f"{one['id']}: {one['nodes'][0]['html'][:200]}"
+            for one in Axe().run(page).response["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert not bad, (tab, bad)
+
+
+def test_theme_switch_and_model_card(visit: Visit):
+    page = visit(color_scheme="light").page
+    page.get_by_role("button", name="Dark theme").click()
+    expect(page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
+    assert "__theme=dark" in page.url
+    page.locator("button.model").click()
+    card = page.get_by_role("dialog")
+    for words in ("Architecture", "Parameters", "drawn:0:16", "62 of 64 slots filled", "Apache-2.0", "Model", "Bundle"):
+        expect(card).to_contain_text(words)
+    page.keyboard.press("Escape")
+    expect(card).not_to_be_visible()
+
+
+def test_exports_hold_the_numbers_on_screen(visit: Visit):
+    page = visit().page
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    lines = download.value.path().read_text().splitlines()
+    assert lines[0] == "row,column,x_px,y_px,mean,head_1,head_2,head_3"
+    assert len(lines) == 1 + 16 * 16
+    values = [list(map(float, line.split(","))) for line in lines[1:]]
+    assert all(one[4] == pytest.approx(sum(one[5:]) / 3, rel=1e-4) for one in values)
+    strongest = max(values, key=lambda one: one[4])
+    expect(page.locator(".under span").nth(1)).to_contain_text(f"row {strongest[0]:.0f}, column {strongest[1]:.0f}")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="PNG").click()
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="NPZ").click()
+    assert download.value.path().read_bytes().startswith(b"PK")

@@ -1,0 +1,38 @@
+"""The model card: front matter a Hub reader parses, and the facts of config.json."""
+
+from __future__ import annotations
+
+from bundle.making import small_bundle
+from huggingface_hub import ModelCard
+
+from memssl_core.bundle.card import card
+
+
+def test_the_front_matter_is_what_the_hub_reads():
+    config = small_bundle().config
+    config["memssl"]["provenance"]["license"] = "apache-2.0"
+    front = ModelCard(card(config)).data.to_dict()
+    assert front["library_name"] == "timm" and front["pipeline_tag"] == "image-feature-extraction"
+    assert {"memssl", "self-supervised-learning"} <= set(front["tags"]) and front["license"] == "apache-2.0"
+
+
+def test_the_card_tells_the_facts():
+    text = card(small_bundle().config, hours=1.5)
+    for fact in ("# small", "50 slots", "blocks of 10", "5 steps", "1.5 hours", "`drawn:7:20`", "61.5", "student 0.1"):
+        assert fact in text, fact
+    assert "Attention is not an explanation" in text
+    assert 'timm.create_model("local-dir:FOLDER", pretrained=True)' in text
+
+
+def test_a_bare_model_has_no_empty_lines_in_its_table():
+    config = small_bundle(with_memory=False).config
+    config["memssl"].update(head=None, provenance={}, temperatures={})
+    text = card(config)
+    assert "Figures" not in text and "None" not in text and "license" not in text.split("---")[1]
+
+
+def test_words_cannot_break_out_of_the_table():
+    config = small_bundle().config
+    config["memssl"]["provenance"].update(name="a\n# b", data="x | <script>")
+    text = card(config)
+    assert "\n# b" not in text and "<script>" not in text and "x \\| &lt;script>" in text

@@ -1,0 +1,70 @@
+"""Tab *Memory*: a picture in, the memories it is nearest to out."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from memssl_core.errors import ModelError
+from ui.context import MODEL_EVENT, Context, Visit, handler, key_of
+from ui.views import view
+
+if TYPE_CHECKING:
+    from memssl_core.data.images import Transform
+
+COUNTS = (10, 20, 50)
+
+
+def memory_tab(context: Context, visit: gr.State) -> None:
+    tiles = view("neighbours", events=["asked"], elem_id="neighbours")
+    tiles.asked(handler(context, show), visit, tiles, **MODEL_EVENT)
+
+
+def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
+    """`asked` {model, handle, space, k} -> {key} of the JSON at `api/neighbours/KEY`, computed if it is not there."""
+    handle = asked.get("model") or context.opened().handle
+    workbench = context.workbench(handle)
+    picture = context.pictures.of_visit(str(asked.get("handle")), visit)
+    space, k = asked.get("space"), asked.get("k")
+    if space not in ("memory", "embedding") or k not in COUNTS:
+        raise ModelError("This question is not offered; choose a space and a count from the page.")
+    key = key_of("neighbours", handle, picture.handle, space, k)
+    if context.results.get(key) is None:
+        start = time.perf_counter()
+        found = workbench.neighbours(picture.image, space=space, k=k)
+        memory, transform = workbench.model.memory, workbench.model.transform
+        assert memory is not None  # `neighbours` has refused such a model
+        shown = {
+            "rows": [tile(handle, row, score) for row, score in zip(found.rows, found.scores.tolist(), strict=True)],
+            "exact": found.exact,
+            "time_s": round(time.perf_counter() - start, 4),
+            "crop": centre_crop(*picture.image.size, transform),
+            "crop_px": transform.crop_px,
+            "last_step": int(memory.step.max()),
+        }
+        context.results.put(key, json.dumps(shown, allow_nan=False).encode())
+    return {"key": key}
+
+
+def tile(model: str, row: dict, score: float) -> dict[str, Any]:
+    """A neighbour as the page shows it. `thumb` is a route, None where no picture was kept; so is `box`, the crop."""
+    x0, y0, x1, y1 = row["box"]
+    return {
+        "slot": row["slot"],
+        "score": score,
+        "class_name": row["class_name"],
+        "image_id": row["image_id"],
+        "step": row["step"],
+        "box": row["box"] if x1 > x0 and y1 > y0 else None,
+        "thumb": f"api/thumb/{model}/{row['slot']}" if row["thumbnail"] else None,
+    }
+
+
+def centre_crop(width: int, height: int, transform: Transform) -> list[float]:
+    """The part of a picture that the model's transform keeps: x0, y0, x1, y1 in 0..1 of the picture."""
+    side = min(width, height) * transform.crop_px / transform.resize_px
+    left, top = (width - side) / 2, (height - side) / 2
+    return [left / width, top / height, (left + side) / width, (top + side) / height]

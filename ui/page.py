@@ -1,0 +1,123 @@
+"""The page: tabs and their wiring on our own FastAPI, custom views and static files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from importlib.metadata import version
+from inspect import isawaitable
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.staticfiles import StaticFiles
+from starlette.responses import Response
+from starlette.types import Scope
+
+from memssl_core import __version__
+from ui.api import add_endpoints
+from ui.attention import attention_tab
+from ui.context import Context, Opened
+from ui.memory import memory_tab
+from ui.routes import add_routes
+from ui.tray import tray
+from ui.views import view
+
+STATIC = Path(__file__).parent / "static"
+HEAD = """
+<link rel="stylesheet" href="ui/ui.css">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<script>
+try { // the theme chosen before, unless the address names one
+  const chosen = localStorage.getItem("memssl-theme"), url = new URL(location.href);
+  if (chosen && !url.searchParams.has("__theme")) {
+    url.searchParams.set("__theme", chosen);
+    history.replaceState(history.state, "", url);
+  }
+} catch {}
+</script>
+"""
+DAY_S = 86_400
+LIBRARIES = ("torch", "timm", "gradio", "numpy", "pillow", "faiss-cpu")
+
+Login = Callable[[Request], str | None | Awaitable[str | None]]
+
+
+def build(
+    opening: Future[Opened], *, source: str, public: bool = False, offline: bool = False, login: Login | None = None
+) -> FastAPI:
+    """The app, ready to be served while `opening` still brings the model of `source`.
+
+    Args:
+        public: visitors come from elsewhere, so of a folder only the name is told.
+        offline: what the header says; the caller has already cut the network off.
+        login: gives the visitor's name for a request, or None to turn it away with 401. It guards Gradio and our
+            routes alike; `healthz` and static files stay open. Without it everybody may come in.
+    """
+    context = Context(told(source) if public else source, opening, offline)
+    app = FastAPI(title="MaSSL explorer", docs_url=None, redoc_url=None, openapi_url=None)
+
+    async def guard(request: Request) -> None:
+        visitor = login(request) if login else "anyone"
+        if isawaitable(visitor):
+            visitor = await visitor
+        if visitor is None:
+            raise HTTPException(401, "Log in to see this.")
+
+    add_routes(app, context, guard)
+    app.mount("/ui", Revalidated(directory=STATIC))
+    return gr.mount_gradio_app(
+        app,
+        blocks(context),
+        path="/",
+        auth_dependency=login,
+        ssr_mode=False,
+        run_history=False,
+        show_error=False,
+        footer_links=["api"],
+        max_file_size="50mb",
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        head=HEAD,
+        favicon_path=str(STATIC / "mark.png"),
+    )
+
+
+def blocks(context: Context) -> gr.Blocks:
+    """The tabs. Python holds of a visitor only the handles of the pictures that were uploaded."""
+    with gr.Blocks(title="MaSSL", analytics_enabled=False, fill_width=True, delete_cache=(3600, DAY_S)) as page:
+        visit = gr.State((), delete_callback=context.pictures.drop)
+        view("header", elem_id="header")
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
+            with gr.Tab("Attention", id="attention"):
+                tray(context, visit, "tray-attention")
+                attention_tab(context, visit)
+            with gr.Tab("Memory", id="memory"):
+                tray(context, visit, "tray-memory")
+                memory_tab(context, visit)
+            with gr.Tab("About", id="about"):
+                gr.Markdown(about(), elem_classes=["ui", "about"])
+        add_endpoints(context)
+    page.queue(max_size=64)
+    return page
+
+
+def told(source: str) -> str:
+    """A model source without the folders above it."""
+    form, colon, rest = source.rpartition(":")
+    return source if form == "random" else form + colon + Path(rest).name
+
+
+def about() -> str:
+    versions = " · ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    return (
+        f"{(Path(__file__).parent / 'about.md').read_text('utf-8')}\n## Versions\n\nmemssl {__version__} · {versions}\n"
+    )
+
+
+class Revalidated(StaticFiles):
+    """Static files that a browser asks about each time, so that after an update no old module meets a new one."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response

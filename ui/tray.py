@@ -1,0 +1,63 @@
+"""The tray above a view: examples, this visit's pictures, and the way in for new ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from memssl_core.data.images import printable
+from memssl_core.errors import ImageError
+from ui.context import Context, Visit
+from ui.messages import explain
+from ui.store import MAX_VISIT_PICTURES
+from ui.views import view
+
+MAX_NAME = 80
+
+
+def tray(context: Context, visit: gr.State, elem_id: str) -> None:
+    squares = view("tray", events=["added"], elem_id=elem_id)
+
+    def add(visit: Visit, event: gr.EventData) -> tuple[Visit, dict]:
+        return add_picture(context, visit, event._data if isinstance(event._data, dict) else {})
+
+    squares.added(
+        add,
+        visit,
+        [visit, squares],
+        concurrency_id="decode",
+        concurrency_limit=2,
+        trigger_mode="multiple",
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def add_picture(context: Context, visit: Visit, asked: dict) -> tuple[Visit, dict[str, Any]]:
+    """`asked` {path, name} of an upload -> the visit with its handle, and {picture} or {error} for the tray."""
+    ticket = {"ticket": asked.get("ticket")}
+    try:
+        with uploaded(asked.get("path")).open("rb") as file:
+            picture = context.pictures.add(file, short_name(asked.get("name")))
+    except Exception as error:
+        return visit, ticket | {"error": explain(error)}
+    forgotten, kept = visit[: -MAX_VISIT_PICTURES + 1], visit[-MAX_VISIT_PICTURES + 1 :]
+    context.pictures.drop(forgotten)
+    return (*kept, picture.handle), ticket | {"picture": picture.facts()}
+
+
+def uploaded(path: object) -> Path:
+    """The path of an upload, as the page got it from Gradio; anything outside Gradio's own folder is refused."""
+    found = Path(str(path)).resolve()
+    if not found.is_relative_to(Path(get_upload_folder()).resolve()) or not found.is_file():
+        raise ImageError("This file did not arrive here; add the picture again.")
+    return found
+
+
+def short_name(name: object) -> str:
+    """The visitor's own name of a file, without folders and control characters, at most MAX_NAME characters."""
+    last = str(name or "").replace("\\", "/").rpartition("/")[2]
+    return printable(last)[-MAX_NAME:] or "picture"
