@@ -35,7 +35,7 @@ class Neighbours:
 
 
 class SlotSearch:
-    """Exact search over the written slots of a memory in one space; noise never answers."""
+    """Exact search over the written slots of a memory in one space; noise, and rows of zeros, never answer."""
 
     def __init__(self, memory: MemoryTable, space: Space) -> None:
         """Raises: ModelError if the bundle has no embeddings, nothing is written yet, or faiss is not installed."""
@@ -48,7 +48,7 @@ class SlotSearch:
             raise ModelError("This model's memory holds no embeddings, so only the memory space can be searched.")
         self.memory: MemoryTable = memory
         self.space: Space = space
-        self.slots = np.flatnonzero(memory.image_id != -1)
+        self.slots = np.flatnonzero((memory.image_id != -1) & vectors.any(1))
         if not len(self.slots):
             raise ModelError("This model's memory is still empty: every slot is noise; train it further.")
         self._index: Any = faiss.IndexFlatIP(vectors.shape[1])

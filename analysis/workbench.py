@@ -45,7 +45,11 @@ def _size(walked: _Walked) -> int:
 
 
 class Workbench:
-    """Questions about one model. `image` is a path, bytes, a PIL image or uint8 [H, W, 3]; safe across threads."""
+    """Questions about one model. `image` is a path, bytes, a PIL image or uint8 [H, W, 3]; safe across threads.
+
+    Tokens and embeddings of the last pictures are kept. `key` names a picture there; without it every question takes
+    the SHA-256 of the file or pixels, some 100 ms for 12 million pixels. The same key must mean the same picture.
+    """
 
     def __init__(self, model: Model, *, device: str | torch.device = "cpu", max_tokens: int = MAX_TOKENS) -> None:
         self.model, self.device, self.max_tokens = model, torch.device(device), max_tokens
@@ -67,7 +71,13 @@ class Workbench:
         return pixels.numpy(), frame
 
     def attention(
-        self, image: ImageSource, layer: int = -1, query: Query = "cls", size: int | None = None
+        self,
+        image: ImageSource,
+        layer: int = -1,
+        query: Query = "cls",
+        size: int | None = None,
+        *,
+        key: str | None = None,
     ) -> Attention:
         """Rows [attention heads, R, N] of transformer block `layer` (0-based, negatives from the end).
 
@@ -78,14 +88,16 @@ class Workbench:
         if not -len(blocks) <= layer < len(blocks):
             raise ModelError(f"There is no layer {layer}; this model has transformer blocks 0 to {len(blocks) - 1}.")
         layer %= len(blocks)
-        walked = self._walk(image, size)
+        walked = self._walk(image, size, key)
         queries = self._queries(query, walked.frame)
         rows = rows_of_block(blocks[layer], walked.inputs[layer], queries, n_prefix(self.model.backbone))
         return self._attention(rows, walked, (layer,), queries)
 
-    def attention_all(self, image: ImageSource, query: Query = "cls", size: int | None = None) -> Attention:
+    def attention_all(
+        self, image: ImageSource, query: Query = "cls", size: int | None = None, *, key: str | None = None
+    ) -> Attention:
         """Rows [L, attention heads, N] of one query (as in `attention`) in every transformer block."""
-        blocks, walked = self._blocks(), self._walk(image, size)
+        blocks, walked = self._blocks(), self._walk(image, size, key)
         queries = self._queries(query, walked.frame)
         if len(queries) > 1:
             raise ModelError(f"{len(queries)} queries were asked for where one is shown; choose one.")
@@ -93,9 +105,9 @@ class Workbench:
         rows = np.stack([rows_of_block(block, tokens, queries, prefix)[:, 0] for block, tokens in pairs])
         return self._attention(rows, walked, tuple(range(len(blocks))), queries)
 
-    def embedding(self, image: ImageSource) -> np.ndarray:
+    def embedding(self, image: ImageSource, *, key: str | None = None) -> np.ndarray:
         """float32 [C]: the backbone's output for the picture under the model's own transform (resize, centre crop)."""
-        key = picture_key(image)
+        key = key or picture_key(image)
         with self._caches:
             known = self._embeddings.get(key)
         if known is None:
@@ -106,16 +118,18 @@ class Workbench:
                 self._embeddings[key] = known
         return known.copy()
 
-    def projection(self, image: ImageSource) -> np.ndarray:
+    def projection(self, image: ImageSource, *, key: str | None = None) -> np.ndarray:
         """float32 [D], unit length: the head's output for `embedding`. ModelError if the model has no head."""
         head = self.model.head
         if head is None:
             raise ModelError("This model has no projection head, so the memory space is closed to it.")
-        rows = torch.from_numpy(self.embedding(image))[None].to(self.device)
+        rows = torch.from_numpy(self.embedding(image, key=key))[None].to(self.device)
         with self._forward, torch.inference_mode():
             return head(rows)[0].cpu().numpy()
 
-    def neighbours(self, image: ImageSource, space: Space = "memory", k: int = 20) -> Neighbours:
+    def neighbours(
+        self, image: ImageSource, space: Space = "memory", k: int = 20, *, key: str | None = None
+    ) -> Neighbours:
         """The k written slots nearest to a picture, exactly: projections ('memory') or embeddings ('embedding').
 
         Raises: ModelError if the model has no memory, or not this space.
@@ -124,7 +138,7 @@ class Workbench:
             raise ModelError(f"There is no space {space!r}; choose memory or embedding.")
         if self.model.memory is None:
             raise ModelError("This model has no memory, so it has no neighbours to show; open a bundle that has one.")
-        query = self.projection(image) if space == "memory" else self.embedding(image)
+        query = (self.projection if space == "memory" else self.embedding)(image, key=key)
         with self._building:
             if space not in self._searches:
                 self._searches[space] = SlotSearch(self.model.memory, space)
@@ -142,17 +156,17 @@ class Workbench:
         fitted, frame = fit_to_patches(decode_image(image), patch_px=side, size=size, max_tokens=self.max_tokens)
         return self.model.transform.normalise(fitted), frame
 
-    def _walk(self, image: ImageSource, size: int | None) -> _Walked:
-        key = picture_key(image), size
+    def _walk(self, image: ImageSource, size: int | None, key: str | None) -> _Walked:
+        sized = key or picture_key(image), size
         with self._caches:
-            walked = self._tokens.get(key)
+            walked = self._tokens.get(sized)
         if walked is None:
             pixels, frame = self._pixels(image, size)
             with self._forward, torch.inference_mode():
                 walked = _Walked(pixels, frame, block_inputs(self.model.backbone, pixels[None].to(self.device)))
             if walked.nbytes <= self._tokens.maxsize:
                 with self._caches:
-                    self._tokens[key] = walked
+                    self._tokens[sized] = walked
         return walked
 
     def _queries(self, query: Query, frame: Frame) -> list[int]:

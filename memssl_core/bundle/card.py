@@ -52,7 +52,8 @@ def card(config: dict[str, Any], *, hours: float | None = None) -> str:
     looks, temperatures = ours["transform"], ours.get("temperatures") or {}
     trained = [f"{told['steps']:,} steps" if "steps" in told else ""]
     trained += [f"{told['images_seen']:,} pictures seen" if "images_seen" in told else ""]
-    trained += [f"{hours:.1f} hours" if hours is not None else ""]
+    if hours is not None:
+        trained += [f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"]
     sizes = {key: value for key, value in config.get("model_args", {}).items() if key not in ("num_classes",)}
     lines = {
         "backbone": f"`{config['architecture']}` {_words(sizes)}",
@@ -66,8 +67,6 @@ def card(config: dict[str, Any], *, hours: float | None = None) -> str:
         "training": ", ".join(filter(None, trained)),
     }
     figures = {key: value for key, value in told.items() if isinstance(value, float)}
-    if "knn_top1" in figures:
-        figures["k-NN top-1 (%)"] = figures.pop("knn_top1")
     license_id = told.get("license")
     return _HEAD.format(
         license=f"license: {json.dumps(license_id)}\n" if license_id else "",
@@ -80,7 +79,10 @@ def card(config: dict[str, Any], *, hours: float | None = None) -> str:
 
 
 def _figures(figures: dict[str, float]) -> str:
-    rows = "\n".join(f"| {_line(key.replace('_', ' '))} | {value:.4g} |" for key, value in figures.items())
+    rows = "\n".join(
+        f"| {_line(key.replace('knn_top1', 'k-NN top-1 (%)').replace('_', ' '))} | {value:.4g} |"
+        for key, value in figures.items()
+    )
     return f"\n## Figures\n\n| measure | value |\n|---|---|\n{rows}\n" if figures else ""
 
 

@@ -36,7 +36,7 @@ class MemoryTable:
     written: int
     """how many keys were ever pushed"""
     embeddings: np.ndarray | None = None
-    """[K, C] float32, the teacher's embedding of each slot's whole picture; rows of noise slots mean nothing"""
+    """[K, C] float32, the final teacher's embedding of each slot's whole picture; zeros where unknown"""
     image_id: np.ndarray
     """[K] int64; -1 noise, -2 a key whose image is unknown"""
     uri: pa.Array

@@ -211,7 +211,7 @@ class _Rows:
 
 
 def _open_drawn(spec: str) -> Images:
-    from memssl_core.data.drawn import CLASS_NAMES
+    from memssl_core.data.drawn import CLASS_NAMES, labels
 
     parts = re.fullmatch(r"drawn:(\d{1,18}):(\d{1,9})(?::(\d{1,9}))?", spec, re.ASCII)
     seed, count, size = (int(number or 96) for number in parts.groups()) if parts else (0, 0, 0)
@@ -220,18 +220,8 @@ def _open_drawn(spec: str) -> Images:
             f"{printable(spec)!r} does not name drawn pictures. Write drawn:SEED:COUNT or drawn:SEED:COUNT:SIZE, "
             f"COUNT up to {MAX_DRAWN} and SIZE from 16 to {MAX_DRAWN_SIDE_PX}, for example drawn:7:2000:96."
         )
-    labels = _drawn_labels(seed, count)
     uris = tuple(f"drawn:{seed}:{index}" for index in range(count))
-    return Images(spec, uris, labels, CLASS_NAMES, _Drawn(seed, size, *_shared_pixels(count, size)))
-
-
-def _drawn_labels(seed: int, count: int) -> np.ndarray:
-    """The classes of the first pictures, as `draw` chooses them, without drawing."""
-    from memssl_core.data.drawn import CLASS_NAMES
-    from memssl_core.data.drawn.dice import Dice
-
-    rows = range(-(-count // len(CLASS_NAMES)))
-    return np.array([Dice(seed, row, stream=0).shuffled(len(CLASS_NAMES)) for row in rows], np.int64).ravel()[:count]
+    return Images(spec, uris, labels(seed, count), CLASS_NAMES, _Drawn(seed, size, *_shared_pixels(count, size)))
 
 
 def _shared_pixels(count: int, size: int) -> tuple[Any, Any]:

@@ -5,12 +5,14 @@ Shapes: V student views, G teacher views (the first G of the V), B images, D pro
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-# Logits of unit rows lie within +-1/temperature. Up to this bound exp() needs no shift in float32: a block would have
-# to hold e^28 slots for its sum to overflow, and e^-60 is still a normal number. Colder temperatures keep a running
-# maximum.
+# Logits of unit rows lie within +-1/temperature. Up to this bound exponentials need no shift in float32: a block would
+# have to hold e^28 slots for its sum to overflow, and e^-60 is still a normal number. Colder temperatures keep a
+# running maximum.
 _SAFE_LOGIT = 60.0
 # Logits of one tile, in elements: small enough for a CPU's second-level cache, large enough for its matrix product
 # (measured with benchmarks/loss_step.py on two cores); a GPU takes whole blocks of usual size.
@@ -110,7 +112,7 @@ class _BlockLoss(torch.autograd.Function):
             views, images, dim = x.shape
             slots = (len(memory) if order is None else len(order)) // block_size * block_size
             queries = torch.cat([(x / student_temperature).flatten(0, 1), (y / teacher_temperature).flatten(0, 1)])
-            log_sums, readouts = _read_blocks(queries, memory, order, slots, block_size)
+            log_sums, readouts = _read_blocks(queries * math.log2(math.e), memory, order, slots, block_size)
 
             pairs = _pairs(len(y), views, x.device).to(dtype)
             counts = pairs.sum(0)  # [V] teacher views each student view is compared with
@@ -135,10 +137,13 @@ class _BlockLoss(torch.autograd.Function):
 
 
 def _read_blocks(queries: Tensor, memory: Tensor, order: Tensor | None, slots: int, block_size: int):
-    """Sums over blocks of each query's log-sum-exp [R] and softmax read-out [R, D]; `queries` [R, D] are scaled."""
+    """Sums over blocks of each query's log-sum-exp [R] and softmax read-out [R, D].
+
+    `queries` [R, D] are scaled by log2(e) / temperature, so that powers of two serve, which CPUs take faster.
+    """
     rows, dim = queries.shape
     width = tile_width(queries, block_size)
-    safe = bool(queries.norm(dim=1).max() <= _SAFE_LOGIT)
+    safe = bool(queries.norm(dim=1).max() <= _SAFE_LOGIT * math.log2(math.e))
     logits, tile = queries.new_empty(rows * width), queries.new_empty(width, dim)
     log_sums, readouts = queries.new_zeros(rows), torch.zeros_like(queries)
     for start in range(0, slots, block_size):
@@ -150,13 +155,13 @@ def _read_blocks(queries: Tensor, memory: Tensor, order: Tensor | None, slots: i
             weights = torch.mm(queries, keys.T, out=logits[: rows * len(keys)].view(rows, len(keys)))
             if not safe:
                 higher = torch.maximum(peak, weights.amax(1))
-                shrink = (peak - higher).exp()
+                shrink = (peak - higher).exp2()
                 total, readout, peak = total * shrink, readout * shrink[:, None], higher
                 weights -= peak[:, None]
-            weights.exp_()
+            weights.exp2_()
             total += weights.sum(1)
             readout.addmm_(weights, keys)
-        log_sums += peak + total.log()
+        log_sums += peak * math.log(2) + total.log()
         readouts += readout / total[:, None]
     return log_sums, readouts
 

@@ -81,6 +81,14 @@ def test_asking_again_gives_the_same_rows_from_the_cache(workbench, picture, mon
         workbench.attention(other)
 
 
+def test_a_key_stands_for_the_picture(workbench, picture, monkeypatch):
+    rows = workbench.attention_all(picture, 4, key="mine").rows
+    nearest = workbench.neighbours(picture, key="mine").ids
+    monkeypatch.setattr("analysis.workbench.picture_key", lambda image: pytest.fail("the pixels were read"))
+    np.testing.assert_array_equal(workbench.attention_all(picture, 4, key="mine").rows, rows)
+    np.testing.assert_array_equal(workbench.neighbours(picture, key="mine").ids, nearest)
+
+
 def test_the_same_picture_in_every_form(workbench, picture, picture_file):
     forms = [picture, np.asarray(picture), str(picture_file), picture_file, picture_file.read_bytes()]
     rows = [workbench.attention(form, 1, 4).rows for form in forms]

@@ -90,6 +90,15 @@ def test_a_memory_without_embeddings(tmp_path, picture):
         workbench.neighbours(picture, "embedding")
 
 
+def test_a_picture_without_embedding_never_answers(tmp_path, picture):
+    bundle = small_bundle()
+    embeddings = bundle.memory.embeddings.copy()
+    embeddings[5] = 0
+    workbench = opened(replace(bundle, memory=replace(bundle.memory, embeddings=embeddings)), tmp_path)
+    assert 5 not in workbench.neighbours(picture, "embedding", SLOTS).ids
+    assert 5 in workbench.neighbours(picture, "memory", SLOTS).ids
+
+
 def test_a_memory_without_head(tmp_path, picture):
     bundle = small_bundle()
     config = bundle.config | {"memssl": bundle.config["memssl"] | {"head": None}}

@@ -18,7 +18,17 @@ def test_the_front_matter_is_what_the_hub_reads():
 
 def test_the_card_tells_the_facts():
     text = card(small_bundle().config, hours=1.5)
-    for fact in ("# small", "50 slots", "blocks of 10", "5 steps", "1.5 hours", "`drawn:7:20`", "61.5", "student 0.1"):
+    assert "12 minutes" in card(small_bundle().config, hours=0.2)
+    for fact in (
+        "# small",
+        "50 slots",
+        "blocks of 10",
+        "5 steps",
+        "1.5 hours",
+        "`drawn:7:20`",
+        "| k-NN top-1 (%) | 61.5 |",
+        "student 0.1",
+    ):
         assert fact in text, fact
     assert "Attention is not an explanation" in text
     assert 'timm.create_model("local-dir:FOLDER", pretrained=True)' in text

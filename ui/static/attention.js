@@ -317,7 +317,7 @@ export function mount({ element, props, trigger, watch }) {
     Escape: () => { look.mass = 1; mass.value = 100; look.head = -1; if (isPatch(maps.query)) keys.c(); draw(); },
   };
   document.addEventListener("keydown", (event) => {
-    if (!maps || element.offsetParent === null || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!maps || element.offsetParent === null || document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
     const arrow = event.key.startsWith("Arrow");
     if (arrow ? event.target !== overlay : event.target.matches("input[type=text], input[type=number], textarea, select, [contenteditable]")) return;
     const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];

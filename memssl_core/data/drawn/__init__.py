@@ -46,9 +46,19 @@ def draw(seed: int, index: int, size: int = 96) -> Drawing:
             f"Drawn picture {seed}:{index} at {size} px: use a seed and an index of 0 or more, and at least 16 px."
         )
     row, place = divmod(index, len(_PAINTERS))
-    label = Dice(seed, row, stream=0).shuffled(len(_PAINTERS))[place]
+    label = _row_of_labels(seed, row)[place]
     image, mask = paint_scene(_PAINTERS[label], seed, index, size)
     return Drawing(image, mask, label, CLASS_NAMES[label])
+
+
+def labels(seed: int, count: int) -> np.ndarray:
+    """int64 [count], the classes of the gallery's first pictures, without drawing them."""
+    rows = range(-(-count // len(_PAINTERS)))
+    return np.array([_row_of_labels(seed, row) for row in rows], np.int64).ravel()[:count]
+
+
+def _row_of_labels(seed: int, row: int) -> list[int]:
+    return Dice(seed, row, stream=0).shuffled(len(_PAINTERS))
 
 
 def sheet(seed: int, count: int, size: int = 96) -> Image.Image:
