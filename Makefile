@@ -30,7 +30,7 @@ bench: $(dev_deps)  ## run every benchmark; each prints ratios
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(python) $$script; done
 
 embedded: $(app_deps)  ## train the model that the app opens with (interrupt it and run it again to go on)
-	$(python) -m memssl_core train --data drawn:0:8000 --preset demo --run-dir runs/embedded
+	$(python) -m memssl_core train --data drawn:0:20000 --preset demo --run-dir runs/embedded
 	test -f runs/embedded/bundle/config.json
 	rm -rf assets/embedded
 	mkdir -p assets

@@ -73,13 +73,7 @@ def main(arguments: Arguments) -> None:
             if arguments.open:
                 threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()
 
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        proxy_headers=True,
-        timeout_graceful_shutdown=2,
-        root_path=os.environ.get("GRADIO_ROOT_PATH", ""),
-    )
+    config = uvicorn.Config(app, log_level="warning", proxy_headers=True, timeout_graceful_shutdown=2)
     with contextlib.suppress(KeyboardInterrupt):
         Server(config).run(sockets=[server_socket])
 
@@ -91,6 +85,7 @@ def bind(arguments: Arguments) -> socket.socket:
         (int(value) for name in ("GRADIO_SERVER_PORT", "PORT") if (value := os.environ.get(name, "")).isdecimal()), None
     )
     ports = [asked] if asked is not None else range(FIRST_PORT, LAST_PORT + 1)
+    reason = ""
     for port in ports:
         if not 0 < port < 65_536:
             raise ConfigError(f"Port {port} does not exist; choose one from 1 to 65535.")
@@ -103,6 +98,7 @@ def bind(arguments: Arguments) -> socket.socket:
 
 
 def chosen_host(arguments: Arguments) -> str:
+    """The address to listen on."""
     everywhere = arguments.public or os.environ.get("SYSTEM") == "spaces"
     return arguments.host or os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if everywhere else "127.0.0.1")
 
@@ -113,8 +109,8 @@ def is_loopback(bound: socket.socket) -> bool:
 
 def address(bound: socket.socket) -> str:
     """The address to visit: that of this machine when the socket listens on all."""
-    host, port = bound.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    listening, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listening, str(listening))
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 

@@ -43,6 +43,10 @@ class TrainConfig:
     local_views: int = 10
     local_size: int = 96
     local_scale: tuple[float, float] = (0.05, 0.32)
+    colour_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    """largest change of brightness, contrast, saturation and hue; stronger where colour gives a picture away"""
+    grey: float = 0.2
+    """share of views without colour"""
     blur_radius: tuple[float, float] = (0.1, 2.0)
     """pixels of the view"""
 
@@ -93,13 +97,16 @@ class TrainConfig:
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("drop_path", "patch_drop"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
-        for name in ("momentum", "momentum_end"):
+        for name in ("momentum", "momentum_end", "grey"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         for name in ("global_scale", "local_scale"):
             low, high = getattr(self, name)
             _require(
                 0 < low <= high <= 1, name, getattr(self, name), "two rising shares of the area above 0 and up to 1"
             )
+        *colour, hue = self.colour_jitter
+        rule = "four changes: brightness, contrast and saturation between 0 and 1, hue up to 0.5"
+        _require(all(0 <= x <= 1 for x in colour) and 0 <= hue <= 0.5, "colour_jitter", self.colour_jitter, rule)
         _require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
         _require(self.steps is not None or self.epochs > 0, "epochs", self.epochs, "above 0")
         if self.head_batch_norm and self.batch_size < 2:
@@ -137,7 +144,10 @@ _TINY: dict[str, Any] = {
     "local_size": 32,
     "local_scale": (0.1, 0.32),
     "blur_radius": (0.1, 0.6),
-    "teacher_temperature": 0.04,
+    "colour_jitter": (0.4, 0.4, 0.6, 0.5),
+    "grey": 0.4,
+    "teacher_temperature_start": 0.03,
+    "teacher_temperature": 0.03,
     "teacher_temperature_warmup_epochs": 0.0,
     "drop_path": 0.0,
     "weight_decay_end": 0.04,
@@ -165,17 +175,17 @@ PRESETS: dict[str, TrainConfig] = {
         head_hidden=512,
         memory_slots=4096,
         block_size=512,
-        batch_size=64,
-        steps=2500,
-        lr=6e-3,
-        min_lr=7.5e-5,
-        warmup_epochs=0.5,
+        batch_size=16,
+        steps=8000,
+        lr=1.2e-2,
+        min_lr=3e-5,
+        warmup_epochs=0.2,
         momentum=0.98,
         momentum_end=0.996,
         workers=1,
-        log_every=5,
-        save_every=100,
-        probe_every=250,
+        log_every=10,
+        save_every=500,
+        probe_every=1000,
     ),
     "smoke": TrainConfig(
         **_TINY,

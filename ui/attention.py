@@ -16,8 +16,10 @@ from ui.views import view
 
 
 def attention_tab(context: Context, visit: gr.State) -> None:
-    maps = view("attention", events=["asked"], elem_id="attention")
+    maps = view("attention", events=["asked", "moved"], elem_id="attention")
     maps.asked(handler(context, show), visit, maps, **MODEL_EVENT)
+    # another query of a picture whose tokens are kept: a few milliseconds, so it need not stand in the queue
+    maps.moved(handler(context, show), visit, maps, **MODEL_EVENT | {"queue": False})
 
 
 def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
     key = key_of("attention", workbench.model.model_hash, picture.handle, query, size)
     if context.results.get(key) is None:
         start = time.perf_counter()
-        found = workbench.attention_all(picture.image, query=query, size=size)
+        found = workbench.attention_all(picture.data, query=query, size=size)
         facts = {
             "grid": found.grid,
             "n_prefix": found.n_prefix,

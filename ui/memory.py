@@ -34,14 +34,14 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
     key = key_of("neighbours", handle, picture.handle, space, k)
     if context.results.get(key) is None:
         start = time.perf_counter()
-        found = workbench.neighbours(picture.image, space=space, k=k)
+        found = workbench.neighbours(picture.data, space=space, k=k)
         memory, transform = workbench.model.memory, workbench.model.transform
         assert memory is not None  # `neighbours` has refused such a model
         shown = {
             "rows": [tile(handle, row, score) for row, score in zip(found.rows, found.scores.tolist(), strict=True)],
             "exact": found.exact,
             "time_s": round(time.perf_counter() - start, 4),
-            "crop": centre_crop(*picture.image.size, transform),
+            "crop": centre_crop(picture.width, picture.height, transform),
             "crop_px": transform.crop_px,
             "last_step": int(memory.step.max()),
         }

@@ -7,20 +7,23 @@ from concurrent.futures import Future
 from importlib.metadata import version
 from inspect import isawaitable
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.staticfiles import StaticFiles
+from gradio_client.utils import is_file_obj, traverse
 from starlette.responses import Response
 from starlette.types import Scope
 
 from memssl_core import __version__
+from memssl_core.errors import ImageError
 from ui.api import add_endpoints
 from ui.attention import attention_tab
-from ui.context import Context, Opened
+from ui.context import Context, Opened, Visit
 from ui.memory import memory_tab
 from ui.routes import add_routes
-from ui.tray import tray
+from ui.tray import tray, uploaded
 from ui.views import view
 
 STATIC = Path(__file__).parent / "static"
@@ -84,8 +87,12 @@ def build(
 
 def blocks(context: Context) -> gr.Blocks:
     """The tabs. Python holds of a visitor only the handles of the pictures that were uploaded."""
-    with gr.Blocks(title="MaSSL", analytics_enabled=False, fill_width=True, delete_cache=(3600, DAY_S)) as page:
-        visit = gr.State((), delete_callback=context.pictures.drop)
+
+    def forget(visit: Visit) -> None:  # a plain function: Gradio copies it, with all it is bound to, for each page
+        context.pictures.drop(visit)
+
+    with Page(title="MaSSL", analytics_enabled=False, fill_width=True, delete_cache=(3600, DAY_S)) as page:
+        visit = gr.State((), delete_callback=forget)
         view("header", elem_id="header")
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             with gr.Tab("Attention", id="attention"):
@@ -109,9 +116,22 @@ def told(source: str) -> str:
 
 def about() -> str:
     versions = " · ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    return (
-        f"{(Path(__file__).parent / 'about.md').read_text('utf-8')}\n## Versions\n\nmemssl {__version__} · {versions}\n"
-    )
+    return f"{(STATIC / 'about.md').read_text('utf-8')}\n## Versions\n\nmemssl {__version__} · {versions}\n"
+
+
+class Page(gr.Blocks):
+    """Blocks whose events take files from Gradio's upload folder only.
+
+    Gradio itself copies whatever path or URL a request names into that folder as long as its Blocks have not been
+    launched by `launch()`, and mounted ones never are (gradio 6.31, processing_utils._check_allowed).
+    """
+
+    async def preprocess_data(self, block_fn: Any, inputs: list, state: Any, explicit_call: bool = False) -> list:
+        try:
+            traverse(inputs, lambda file: uploaded(file["path"]), is_file_obj)
+        except ImageError as reason:
+            raise gr.Error(str(reason), print_exception=False) from None
+        return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
 
 class Revalidated(StaticFiles):

@@ -13,13 +13,13 @@ from fastapi.responses import JSONResponse, Response
 from memssl_core.errors import MemsslError
 from ui import wire
 from ui.facts import page_facts
+from ui.store import SHOWN_PX
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from ui.context import Context
 
-SHOWN_PX = 2048  # longest side of a picture on the page
 THUMBNAIL_PX = 128  # longest side in the tray
 LOSSLESS_PX = 512  # up to here pictures travel as PNG: drawn ones have sharp edges
 
@@ -43,7 +43,7 @@ def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> 
         if found is None:
             return gone("This picture is no longer kept here; add it again.")
         side = SHOWN_PX if size == "shown" else THUMBNAIL_PX
-        return cached(request, f"{handle}-{side}", lambda: encode(found.image, side))
+        return cached(request, f"{handle}-{side}", lambda: encode(found.shown, side))
 
     @api.get("/attention/{key}")
     def attention(request: Request, key: str) -> Response:
@@ -99,7 +99,7 @@ def cached(request: Request, key: str, make: Callable[[], tuple[bytes, str]]) ->
 
 
 def encode(image: Image.Image, side: int) -> tuple[bytes, str]:
-    """The picture with its longest side at most `side` px, as PNG when small, else as JPEG without colour loss."""
+    """The picture with its longest side at most `side` px: PNG when small, else JPEG."""
     if max(image.size) > side:
         image = image.copy()
         image.thumbnail((side, side), reducing_gap=2.0)
@@ -107,5 +107,5 @@ def encode(image: Image.Image, side: int) -> tuple[bytes, str]:
     if max(image.size) <= LOSSLESS_PX:
         image.save(file, "PNG", compress_level=1)
         return file.getvalue(), "image/png"
-    image.save(file, "JPEG", quality=92, subsampling=0)
+    image.save(file, "JPEG", quality=90)
     return file.getvalue(), "image/jpeg"

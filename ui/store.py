@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import cachetools
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 MAX_VISIT_PICTURES = 12
+SHOWN_PX = 2048
 
 
 class Store(Generic[Value]):
@@ -42,33 +43,30 @@ class Store(Generic[Value]):
                 self._values.pop(key, None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A decoded picture: upright RGB `image`, the visitor's `name` of the file, its `format` as found ("JPEG")."""
+    """A picture that can be read: the file as it came, for the model, and a decoded copy for the page."""
 
     handle: str
     name: str
-    image: Image.Image
+    """the visitor's own name of the file"""
+    data: bytes
+    shown: Image.Image
+    """upright RGB, its longest side at most SHOWN_PX"""
+    width: int
+    """of the upright original, px"""
+    height: int
     format: str
-
-    @property
-    def note(self) -> str:
-        return self.image.info["note"]
+    """of the file as found: JPEG, PNG, …"""
+    note: str
+    """what decoding did, in words"""
 
     @property
     def nbytes(self) -> int:
-        return self.image.width * self.image.height * 3
+        return len(self.data) + self.shown.width * self.shown.height * 3
 
     def facts(self) -> dict:
-        width, height = self.image.size
-        return {
-            "handle": self.handle,
-            "name": self.name,
-            "format": self.format,
-            "note": self.note,
-            "width": width,
-            "height": height,
-        }
+        return {name: getattr(self, name) for name in ("handle", "name", "width", "height", "format", "note")}
 
 
 class Pictures:
@@ -78,9 +76,9 @@ class Pictures:
         self._uploads: Store[Picture] = Store(max_bytes, lambda picture: picture.nbytes)
         self._examples: dict[str, Picture] = {}
 
-    def add(self, file: BinaryIO, name: str) -> Picture:
+    def add(self, data: bytes, name: str) -> Picture:
         """Decode an uploaded file. ImageError says in one sentence why it cannot be read."""
-        picture = _decode(secrets.token_urlsafe(16), file, name)
+        picture = _decode(secrets.token_urlsafe(16), data, name)
         self._uploads.put(picture.handle, picture)
         return picture
 
@@ -105,6 +103,9 @@ class Pictures:
         self._uploads.drop(visit)
 
 
-def _decode(handle: str, source: bytes | BinaryIO, name: str) -> Picture:
-    image = decode_image(source)
-    return Picture(handle, name, image, image.info["format"])
+def _decode(handle: str, data: bytes, name: str) -> Picture:
+    image = decode_image(data)
+    told = {"width": image.width, "height": image.height, "format": image.info["format"], "note": image.info["note"]}
+    if max(image.size) > SHOWN_PX:
+        image.thumbnail((SHOWN_PX, SHOWN_PX), reducing_gap=2.0)
+    return Picture(handle=handle, name=name, data=data, shown=image, **told)

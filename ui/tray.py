@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from memssl_core.data.images import printable
+from memssl_core.data.images import MAX_BYTES, TOO_LARGE_FILE, printable
 from memssl_core.errors import ImageError
 from ui.context import Context, Visit
 from ui.messages import explain
@@ -40,8 +40,8 @@ def add_picture(context: Context, visit: Visit, asked: dict) -> tuple[Visit, dic
     """`asked` {path, name} of an upload -> the visit with its handle, and {picture} or {error} for the tray."""
     ticket = {"ticket": asked.get("ticket")}
     try:
-        with uploaded(asked.get("path")).open("rb") as file:
-            picture = context.pictures.add(file, short_name(asked.get("name")))
+        data = uploaded(asked.get("path")).read_bytes()
+        picture = context.pictures.add(data, short_name(asked.get("name")))
     except Exception as error:
         return visit, ticket | {"error": explain(error)}
     forgotten, kept = visit[: -MAX_VISIT_PICTURES + 1], visit[-MAX_VISIT_PICTURES + 1 :]
@@ -54,6 +54,8 @@ def uploaded(path: object) -> Path:
     found = Path(str(path)).resolve()
     if not found.is_relative_to(Path(get_upload_folder()).resolve()) or not found.is_file():
         raise ImageError("This file did not arrive here; add the picture again.")
+    if found.stat().st_size > MAX_BYTES:
+        raise ImageError(TOO_LARGE_FILE)
     return found
 
 

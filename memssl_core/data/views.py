@@ -53,7 +53,7 @@ def cut_views(image: Image.Image, config: TrainConfig, *, epoch: int, image_id: 
         )
         box = random_box(image.size, scale, rng)
         view = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
-        view = _recolour(view, rng, blur=_BLUR[kind], solarise=_SOLARISE[kind], radius=config.blur_radius)
+        view = _recolour(view, rng, config, blur=_BLUR[kind], solarise=_SOLARISE[kind])
         views.append(np.asarray(view).transpose(2, 0, 1))
         boxes.append((box[0] / image.width, box[1] / image.height, box[2] / image.width, box[3] / image.height))
     return views, boxes
@@ -77,18 +77,21 @@ def random_box(size: tuple[int, int], scale: tuple[float, float], rng: np.random
     return x, y, x + w, y + h
 
 
-def _recolour(view: Image.Image, rng: np.random.Generator, *, blur: float, solarise: float, radius) -> Image.Image:
+def _recolour(
+    view: Image.Image, rng: np.random.Generator, config: TrainConfig, *, blur: float, solarise: float
+) -> Image.Image:
     if rng.random() < 0.5:
         view = ImageOps.mirror(view)
     if rng.random() < 0.8:
-        strengths = (rng.uniform(0.6, 1.4), rng.uniform(0.6, 1.4), rng.uniform(0.8, 1.2), rng.uniform(-0.1, 0.1))
+        *by, hue = config.colour_jitter
+        strengths = [*(rng.uniform(1 - change, 1 + change) for change in by), rng.uniform(-hue, hue)]
         jitter = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
         for i in rng.permutation(4):
             view = jitter[i](view, float(strengths[i]))
-    if rng.random() < 0.2:
+    if rng.random() < config.grey:
         view = F.to_grayscale(view, num_output_channels=3)
     if rng.random() < blur:
-        view = view.filter(ImageFilter.GaussianBlur(rng.uniform(*radius)))
+        view = view.filter(ImageFilter.GaussianBlur(rng.uniform(*config.blur_radius)))
     if rng.random() < solarise:
         view = ImageOps.solarize(view, 128)
     return view

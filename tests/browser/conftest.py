@@ -86,9 +86,7 @@ def watch(page: Page) -> Watched:
     page.route("**/*", gate)
     page.on("request", lambda request: watched.requests.append(request.url))
     page.on("pageerror", lambda error: watched.complaints.append(str(error)))
-    page.on(
-        "console", lambda said: watched.complaints.append(said.text) if said.type in ("error", "warning") else None
-    )
+    page.on("console", lambda said: watched.complaints.append(said.text) if said.type in ("error", "warning") else None)
     return watched
 
 

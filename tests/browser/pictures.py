@@ -8,8 +8,9 @@ import zlib
 
 import numpy as np
 from PIL import Image
+from playwright.sync_api import FilePayload
 
-Upload = dict  # name, mimeType, buffer: what Playwright's set_input_files takes
+Upload = FilePayload  # name, mimeType, buffer
 EXIF_TURN = 0x0112
 
 

@@ -25,8 +25,8 @@ def write_small_bundle(folder: Path, *, slots: int = 64, pictures: int = 16) -> 
     """Each picture fills several slots with different crop boxes; the last two slots are still noise."""
     torch.manual_seed(0)
     backbone = create_backbone("vit_tiny_patch16_224", **SIZES).eval()
-    for block in backbone.blocks:  # peaks in the attention, which untrained weights do not have
-        block.attn.qkv.weight.data *= 12
+    for block in backbone.get_submodule("blocks").children():  # untrained attention has no peaks
+        block.get_parameter("attn.qkv.weight").data *= 12
     head = Head(48, 32, 16).eval()
     drawn = [draw(0, index, 48) for index in range(pictures)]
     with torch.inference_mode():
@@ -45,7 +45,7 @@ def write_small_bundle(folder: Path, *, slots: int = 64, pictures: int = 16) -> 
         embeddings=embeddings.numpy()[of_slot],
         image_id=np.where(noise, -1, of_slot),
         uri=[one and f"drawn:0:{pictures}#{of_slot[slot]}" for slot, one in enumerate(known)],
-        label=[-1 if one is None else one.label for one in known],
+        label=np.array([-1 if one is None else one.label for one in known]),
         class_name=[one and one.class_name for one in known],
         step=np.where(noise, -1, np.arange(slots) * 10),
         box=np.where(noise[:, None], 0, np.concatenate([corner, corner + side], 1)),

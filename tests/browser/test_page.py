@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser.conftest import Watched
+from browser.conftest import Watched, watch
 from browser.pictures import Upload, hostile, photo, turned, upload
 from playwright.sync_api import Page, expect
 
@@ -141,6 +141,51 @@ def test_the_attention_flow_by_keyboard_alone(visit: Visit):
     page.keyboard.press("Escape")
     expect(tag).to_contain_text("Block 2 · mean")
     assert "weight" in (page.locator(".overlay").get_attribute("aria-label") or "")
+
+
+def test_pictures_come_in_by_paste_and_drop_too(visit: Visit):
+    page = visit().page
+    hand_over = """([kind, bytes, name]) => {
+      const files = new DataTransfer();
+      files.items.add(new File([Uint8Array.from(bytes)], name, {type: 'image/png'}));
+      const event = kind === 'paste' ? new ClipboardEvent('paste', {clipboardData: files, bubbles: true})
+                                     : new DragEvent('drop', {dataTransfer: files, bubbles: true, cancelable: true});
+      document.body.dispatchEvent(event);
+    }"""
+    for kind, size in (("paste", 120), ("drop", 136)):
+        file = upload(photo(size, 80), f"{kind}.png", "PNG")
+        page.evaluate(hand_over, [kind, list(file["buffer"]), file["name"]])
+        settled(page, f"{size}×80 PNG")
+
+
+def test_of_many_uploads_the_tray_keeps_twelve(visit: Visit):
+    page = visit().page
+    squares = page.locator("#tray-attention .pics button:not(.add)")
+    before = squares.count()
+    page.locator("#tray-attention input[type=file]").set_input_files(
+        [upload(photo(40, 40, seed), f"{seed}.png", "PNG") for seed in range(12)]
+    )
+    expect(squares).to_have_count(before + 12, timeout=20_000)
+    page.locator("#tray-attention input[type=file]").set_input_files(upload(photo(48, 40), "last.png", "PNG"))
+    settled(page, "48×40 PNG")
+    expect(squares).to_have_count(before + 12)
+    expect(page.get_by_role("button", name="0.png", exact=True)).to_have_count(0)
+
+
+@pytest.mark.parametrize("state", ["starting", "failed"])
+def test_the_page_waits_for_the_model_and_says_why_there_is_none(page: Page, server: str, state: str):
+    watched = watch(page)
+    told = {"title": "The model could not be opened.", "text": "There is no bundle folder named mine."}
+    answers = [{"state": state, "source": "mine", "offline": True, "pictures": []} | told]
+    page.route("**/api/facts", lambda route: route.fulfill(json=answers.pop()) if answers else route.continue_())
+    page.goto(server)
+    if state == "failed":
+        expect(page.locator(".state .note")).to_contain_text(told["text"])
+        page.get_by_role("tab", name="Memory").click()
+        expect(page.locator(".blank .note")).to_contain_text(told["text"])
+    else:
+        expect(page.locator(".tag")).to_contain_text("Block 3")  # by itself, once healthz says ready
+    watched.assert_quiet()
 
 
 def test_two_visitors_never_see_each_other(visit: Visit):

@@ -20,7 +20,7 @@ export function mount({ element, props, trigger, watch }) {
   let size = null; // input size; null until the model says what it likes
   let lastPatch = null;
   let tickets = 0;
-  const photo = new Image();
+  let photo = new Image();
 
   // ---- what stands where
   const overlay = h("canvas", { class: "overlay", tabindex: "0", role: "img", "aria-label": "Attention map" });
@@ -81,7 +81,8 @@ export function mount({ element, props, trigger, watch }) {
     const handle = session.handle;
     if (!handle || !session.ready || session.facts.model.no_attention) return;
     asked = { handle, query: what, size, ticket: ++tickets, since: performance.now() };
-    trigger("asked", { model: session.facts.model.handle, handle, query: what, size, ticket: asked.ticket });
+    const sameTokens = shown?.handle === handle && shown.size === size;
+    trigger(sameTokens ? "moved" : "asked", { model: session.facts.model.handle, handle, query: what, size, ticket: asked.ticket });
     showWaiting();
   }
 
@@ -91,10 +92,12 @@ export function mount({ element, props, trigger, watch }) {
     if (!question || answer.ticket !== question.ticket) return; // an older answer
     try {
       if (answer.error) throw answer.error;
-      const [response] = await Promise.all([fetch(`api/attention/${answer.key}`), loadPhoto(question.handle)]);
+      const [response, next] = await Promise.all([fetch(`api/attention/${answer.key}`), loadPhoto(question.handle)]);
       if (!response.ok) throw { title: "The maps did not arrive.", text: (await response.json()).error };
       const unpacked = unpack(await response.arrayBuffer());
       if (asked !== question) return;
+      if (next !== photo) photo.replaceWith(next);
+      photo = next;
       maps = { ...unpacked, frame: framed(unpacked.facts.frame), handle: question.handle, query: unpacked.facts.query };
       maps.key = answer.key;
       shown = question;
@@ -110,20 +113,17 @@ export function mount({ element, props, trigger, watch }) {
     showWaiting();
   });
 
-  const photoOf = (handle) => new URL(`api/picture/${handle}`, document.baseURI).href;
-  async function loadPhoto(handle) {
-    if (photo.src === photoOf(handle)) return photo.decode();
-    const next = new Image();
-    next.src = photoOf(handle);
-    await next.decode(); // into the cache first, so that the old picture stays until the new one can be drawn
-    if (asked?.handle === handle) photo.src = next.src;
-    return photo.decode();
+  async function loadPhoto(handle) { // decoded beside the old picture, which stays until the maps are there too
+    if (photo.dataset.handle === handle) return photo;
+    const next = h("img", { alt: "", src: `api/picture/${handle}`, "data-handle": handle });
+    await next.decode();
+    return next;
   }
 
   function received() {
     const { facts } = maps;
     const ratio = facts.frame.width / facts.frame.height;
-    const box = Math.min(2.5, Math.max(0.6, ratio)); // of very long pictures the stage keeps a shape one can look at
+    const box = Math.min(4, Math.max(0.4, ratio)); // of very long pictures the stage keeps a shape one can look at
     stage.style.aspectRatio = String(box);
     stage.style.maxWidth = `${Math.min(640, 640 * box)}px`;
     inner.style.width = `${100 * Math.min(1, ratio / box)}%`;
@@ -267,7 +267,7 @@ export function mount({ element, props, trigger, watch }) {
           h("p", { class: "meta" }, "or start with a sample above · JPEG, PNG, WebP, AVIF, up to 50 MB")]));
     }
     if (!maps) {
-      read.textContent = facts.state === "starting" ? "The model is being opened" : "No picture";
+      read.textContent = { starting: "The model is being opened", failed: "No model", ready: "No picture" }[facts.state];
       best.textContent = "";
     }
     loading.hidden = true;
@@ -280,7 +280,7 @@ export function mount({ element, props, trigger, watch }) {
     view.classList.toggle("old", Boolean(maps));
     const time = ((performance.now() - asked.since) / 1000).toFixed(1);
     loading.replaceChildren(
-      h("div", { class: "line spread" }, h("span", {}, `Running ${session.facts.model.architecture}`), h("span", { class: "meta" }, `${time} s`)),
+      h("div", { class: "line spread" }, h("span", {}, `Running ${session.facts.model.name}`), h("span", { class: "meta" }, `${time} s`)),
       h("span", { class: "meta" }, maps ? "The previous result stays until the new one is there." : "The maps appear here."));
     slow = setTimeout(showLoading, 100);
   }

@@ -1,6 +1,7 @@
 // What all views of one page share: the server's facts, the tray's pictures and which one is chosen.
 // A view subscribes, and asks the server for what it lacks while it is on screen.
 
+const MAX_UPLOADS = 12; // as many as the server keeps for a visit
 const listeners = new Set();
 
 export const session = {
@@ -18,7 +19,8 @@ export const session = {
     this.tell();
   },
   add(picture) {
-    this.pictures = [...this.pictures, picture];
+    const uploads = this.pictures.filter((one) => one.uploaded).slice(1 - MAX_UPLOADS);
+    this.pictures = [...this.pictures.filter((one) => !one.uploaded), ...uploads, { ...picture, uploaded: true }];
     this.choose(picture.handle);
   },
   fail(problem) {

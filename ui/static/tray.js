@@ -15,7 +15,7 @@ export function chooseFile() {
 
 export function mount({ element, props, trigger, watch, upload }) {
   const strip = h("div", { class: "pics", role: "group", "aria-label": "Pictures" });
-  const input = h("input", { type: "file", accept: "image/*", class: "file", tabindex: "-1", "aria-label": "Picture file" });
+  const input = h("input", { type: "file", multiple: true, accept: "image/*", class: "file", tabindex: "-1", "aria-label": "Picture file" });
   const plus = h("button", { type: "button", class: "add", "aria-label": "Add a picture", title: "Add a picture: click, drop or paste", onclick: () => input.click() }, icon("plus"));
   const slot = h("div", { class: "errslot", "aria-live": "polite" });
   const busy = h("span", { class: "meta busy", role: "status" });
@@ -52,8 +52,10 @@ export function mount({ element, props, trigger, watch, upload }) {
     waiting.get(answer.ticket)?.(answer);
     waiting.delete(answer.ticket);
   });
-  const first = (files) => [...files].find((file) => file) && add(files[0]);
-  input.addEventListener("change", () => first(input.files));
+  async function addAll(files) {
+    for (const file of [...files].slice(0, 12)) await add(file);
+  }
+  input.addEventListener("change", () => addAll(input.files));
 
   // drop and paste work on the whole page; of the trays, the one on screen answers
   const shown = () => element.offsetParent !== null;
@@ -67,13 +69,13 @@ export function mount({ element, props, trigger, watch, upload }) {
   document.addEventListener("drop", (event) => {
     if (shown() && event.dataTransfer.files.length) {
       event.preventDefault();
-      first(event.dataTransfer.files);
+      addAll(event.dataTransfer.files);
     }
   });
   document.addEventListener("paste", (event) => {
     if (shown() && event.clipboardData?.files.length) {
       event.preventDefault();
-      first(event.clipboardData.files);
+      addAll(event.clipboardData.files);
     }
   });
 
@@ -85,6 +87,11 @@ export function mount({ element, props, trigger, watch, upload }) {
         h("img", { src: `api/picture/${picture.handle}?size=tray`, alt: "", loading: "lazy" }));
       squares.set(picture.handle, square);
       strip.append(square);
+    }
+    for (const [handle, square] of squares) {
+      if (session.pictures.some((picture) => picture.handle === handle)) continue;
+      square.remove();
+      squares.delete(handle);
     }
     for (const [handle, square] of squares) square.setAttribute("aria-pressed", String(handle === session.handle));
     if (!plus.isConnected) strip.append(plus, input);

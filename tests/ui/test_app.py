@@ -1,0 +1,83 @@
+"""Starting the program: which address is bound, and how a refusal reads."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import app
+from memssl_core.errors import ConfigError
+
+ROOT = Path(app.__file__).parent
+
+
+@pytest.fixture
+def taken():
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        yield bound.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch):
+    for name in ("GRADIO_SERVER_PORT", "PORT", "GRADIO_SERVER_NAME", "SYSTEM"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_port_that_was_asked_for_is_bound_or_refused(taken: int, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ConfigError, match=f"Port {taken} at 127.0.0.1 cannot be used"):
+        app.bind(app.Arguments(port=taken))
+    monkeypatch.setenv("PORT", str(taken))
+    with pytest.raises(ConfigError, match=str(taken)):
+        app.bind(app.Arguments())
+    with pytest.raises(ConfigError, match="does not exist"):
+        app.bind(app.Arguments(port=70_000))
+    monkeypatch.delenv("PORT")
+    monkeypatch.setattr(app, "FIRST_PORT", taken)
+    monkeypatch.setattr(app, "LAST_PORT", taken)
+    with pytest.raises(ConfigError, match=f"Every port from {taken} to {taken}"):
+        app.bind(app.Arguments())
+
+
+def test_without_one_the_first_free_port_is_taken(taken: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(app, "FIRST_PORT", taken)
+    monkeypatch.setattr(app, "LAST_PORT", taken + 99)
+    with app.bind(app.Arguments()) as bound:
+        assert taken < bound.getsockname()[1] <= app.LAST_PORT
+        assert app.address(bound) == f"http://127.0.0.1:{bound.getsockname()[1]}/"
+        assert app.is_loopback(bound)
+
+
+def test_who_is_let_in(monkeypatch: pytest.MonkeyPatch):
+    assert app.chosen_host(app.Arguments()) == "127.0.0.1"
+    assert app.chosen_host(app.Arguments(public=True)) == "0.0.0.0"
+    assert app.chosen_host(app.Arguments(public=True, host="10.0.0.1")) == "10.0.0.1"
+    monkeypatch.setenv("SYSTEM", "spaces")
+    assert app.chosen_host(app.Arguments()) == "0.0.0.0"
+
+
+def test_a_refusal_is_one_sentence(taken: int):
+    done = subprocess.run([sys.executable, "app.py", "--port", str(taken)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "--port" in done.stderr
+
+
+def test_the_socket_answers_before_torch_and_ctrl_c_ends_it_cleanly():
+    script = (
+        "import sys, app, tyro;"
+        "import ui.context; ui.context.open_source = lambda *given: print('torch' in sys.modules, flush=True);"
+        "app.main(app.Arguments(model='none', offline=True))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stderr
+    assert re.match(r"Open http://127\.0\.0\.1:\d+/ ", process.stdout.readline())
+    assert process.stdout.readline() == "False\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0 and "Traceback" not in errors
