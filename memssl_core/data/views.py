@@ -59,7 +59,7 @@ def cut_views(image: Image.Image, config: TrainConfig, *, epoch: int, image_id: 
     return views, boxes
 
 
-def random_box(size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator) -> tuple[int, ...]:
+def random_box(size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator) -> tuple[int, int, int, int]:
     """(x0, y0, x1, y1) px covering a share `scale` of the area, aspect 3/4 to 4/3; else the largest central such box.
 
     Source: the rule of torchvision's RandomResizedCrop (ten tries, log-uniform aspect).
@@ -89,7 +89,7 @@ def _recolour(
         for i in rng.permutation(4):
             view = jitter[i](view, float(strengths[i]))
     if rng.random() < config.grey:
-        view = F.to_grayscale(view, num_output_channels=3)
+        view = view.convert("L").convert("RGB")
     if rng.random() < blur:
         view = view.filter(ImageFilter.GaussianBlur(rng.uniform(*config.blur_radius)))
     if rng.random() < solarise:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from timm.layers import PatchDropout
@@ -17,6 +19,9 @@ from memssl_core.model.head import Head
 
 class Network(nn.Module):
     """A backbone and its projection head: pixels [B, 3, H, W] -> unit projections [B, D]."""
+
+    backbone: Any
+    head: Head
 
     def __init__(self, backbone: nn.Module, head: Head) -> None:
         super().__init__()
@@ -37,7 +42,7 @@ class Pair(nn.Module):
         super().__init__()
 
         def network(**rates: float) -> Network:
-            backbone = create_backbone(config.backbone, **config.model_args(), **rates)
+            backbone: Any = create_backbone(config.backbone, **config.model_args(), **rates)
             if not isinstance(getattr(backbone, "cls_token", None), nn.Parameter):
                 raise ConfigError(
                     f"{config.backbone} has no class token to train; choose one such as vit_small_patch16_224."
@@ -68,12 +73,13 @@ class Pair(nn.Module):
     @torch.no_grad()
     def move_teacher(self, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter."""
-        teacher, student = list(self.teacher.parameters()), list(self.student.parameters())
+        teacher: list[Tensor] = list(self.teacher.parameters())
+        student: list[Tensor] = list(self.student.parameters())
         torch._foreach_lerp_(teacher, student, 1 - momentum)
 
 
 @contextmanager
-def _all_patches(backbone: nn.Module):
+def _all_patches(backbone: Any) -> Iterator[None]:
     drop = backbone.patch_drop
     backbone.patch_drop = nn.Identity() if isinstance(drop, PatchDropout) else drop
     try:

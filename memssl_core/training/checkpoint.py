@@ -20,7 +20,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     path = folder / f"step-{step:08d}.pt"
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, buffer.getvalue())
     for old in checkpoints(folder)[:-KEPT]:
         old.unlink()
     return path

@@ -50,10 +50,10 @@ def export_bundle(
             embeddings[slot] = rows[row_of[image_id]]
     thumbnails = {image_id: thumbnail(images, image_id) for image_id in kept}
     table = MemoryTable(
-        vectors=memory.vectors.cpu(),
+        vectors=memory.vectors.cpu().numpy(),
         cursor=int(memory.cursor),
         written=int(memory.written),
-        embeddings=embeddings,
+        embeddings=embeddings.numpy(),
         image_id=np.asarray(ids),
         uri=[images.uris[i] if i >= 0 else "" for i in ids],
         label=np.asarray([-1 if i < 0 or (label := images.label(i)) is None else label for i in ids]),

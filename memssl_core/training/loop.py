@@ -246,15 +246,18 @@ def _refuse_strangers(folder: Path, config: TrainConfig, data: str) -> None:
 def _provenance(state: TrainState, data: str, folder: Path) -> dict[str, Any]:
     """What the bundle's card tells of its making; equal runs give equal facts."""
     probes = [event for event in read_events(folder / "events.jsonl") if event["event"] == "probe"]
-    figures = {f"{name}_{when}": probe.get(name) for name in ("knn_top1", "rankme") for when, probe in
-               (("start", probes[0]), ("end", probes[-1]))}  # fmt: skip
+    figures = {f"{name}_untrained": value for name, value in _figures(probes[0]).items()} | _figures(probes[-1])
     return {
         "name": state.config.backbone.split("_patch")[0] + "-memory",
         "data": data,
         "images": len(state.images),
         "steps": state.step,
         "images_seen": state.step * state.config.batch_size,
-        **{name: value for name, value in figures.items() if value is not None},
+        **figures,
         "config": asdict(state.config),
         "torch": str(torch.__version__),
     }
+
+
+def _figures(probe: dict[str, Any]) -> dict[str, float]:
+    return {name: probe[name] for name in ("knn_top1", "rankme") if name in probe}
