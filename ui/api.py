@@ -13,9 +13,7 @@ import gradio as gr
 import numpy as np
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
-from PIL import Image
 
-from memssl_core.data.images import decode_image
 from memssl_core.errors import ModelError
 from ui.context import Context
 from ui.messages import explain
@@ -31,7 +29,9 @@ def add_endpoints(context: Context) -> None:
         image: FileData, model: str | None = None, layer: int = -1, query: str = "cls", size: int | None = None
     ) -> tuple[FileData, dict[str, Any]]:
         """Attention rows of one transformer block: an npz file (rows, grid, n_prefix) and a summary."""
-        found = named(context, model).attention(opened(image), layer=layer, query=query, size=size)
+        workbench, picture = named(context, model), opened(image)
+        with context.turns.take("model"):
+            found = workbench.attention(picture, layer=layer, query=query, size=size)
         folder = tempfile.mkdtemp(dir=get_upload_folder())
         path = Path(folder, "attention.npz")
         np.savez(path, rows=found.rows, grid=np.array(found.grid), n_prefix=np.array(found.n_prefix))
@@ -43,7 +43,9 @@ def add_endpoints(context: Context) -> None:
         """The k nearest memories, best first: id, score, image_id, uri, class_name, step, box."""
         if k > MAX_K:
             raise ModelError(f"k is {k}; ask for at most {MAX_K} neighbours.")
-        return named(context, model).neighbours(opened(image), space=space, k=k).records()
+        workbench, picture = named(context, model), opened(image)
+        with context.turns.take("model"):
+            return workbench.neighbours(picture, space=space, k=k).records()
 
     def model_card(model: str | None = None) -> dict[str, Any]:
         """What is known of the model: architecture, data, memory, figures, hashes."""
@@ -64,11 +66,9 @@ def named(context: Context, model: str | None):
         raise ModelError(f"Only {context.source} is served here; leave `model` out, or name that one.") from None
 
 
-def opened(image: Any) -> Image.Image:
-    """The picture a program has uploaded; Gradio hands its FileData over as a plain dict."""
-    path = image.get("path") if isinstance(image, dict) else getattr(image, "path", None)
-    with uploaded(path).open("rb") as file:
-        return decode_image(file)
+def opened(image: Any) -> bytes:
+    """The file a program has uploaded; Gradio hands its FileData over as a plain dict."""
+    return uploaded(image.get("path") if isinstance(image, dict) else None).read_bytes()
 
 
 def spoken(endpoint: Callable) -> Callable:

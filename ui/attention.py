@@ -10,16 +10,14 @@ import gradio as gr
 
 from memssl_core.errors import ModelError
 from ui import wire
-from ui.context import MODEL_EVENT, Context, Visit, device_words, handler, key_of
+from ui.context import EVENT, Context, Visit, device_words, handler, key_of
 from ui.facts import input_sizes
 from ui.views import view
 
 
 def attention_tab(context: Context, visit: gr.State) -> None:
-    maps = view("attention", events=["asked", "moved"], elem_id="attention")
-    maps.asked(handler(context, show), visit, maps, **MODEL_EVENT)
-    # another query of a picture whose tokens are kept: a few milliseconds, so it need not stand in the queue
-    maps.moved(handler(context, show), visit, maps, **MODEL_EVENT | {"queue": False})
+    maps = view("attention", events=["asked"], elem_id="attention")
+    maps.asked(handler(context, show), visit, maps, **EVENT)
 
 
 def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
@@ -36,15 +34,17 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
         raise ModelError("This input size is not offered for this model; choose one from the list.")
     key = key_of("attention", workbench.model.model_hash, picture.handle, query, size)
     if context.results.get(key) is None:
-        start = time.perf_counter()
-        found = workbench.attention_all(picture.data, query=query, size=size)
+        with context.turns.take("model"):
+            start = time.perf_counter()
+            found = workbench.attention_all(picture.data, query=query, size=size)
+            time_s = time.perf_counter() - start
         facts = {
             "grid": found.grid,
             "n_prefix": found.n_prefix,
             "frame": asdict(found.frame),
             "query": query,
             "size": size,
-            "time_s": round(time.perf_counter() - start, 4),
+            "time_s": round(time_s, 4),
             "format": picture.format,
             "device": device_words(workbench),
         }

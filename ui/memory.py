@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from memssl_core.errors import ModelError
-from ui.context import MODEL_EVENT, Context, Visit, handler, key_of
+from ui.context import EVENT, Context, Visit, handler, key_of
 from ui.views import view
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ COUNTS = (10, 20, 50)
 
 def memory_tab(context: Context, visit: gr.State) -> None:
     tiles = view("neighbours", events=["asked"], elem_id="neighbours")
-    tiles.asked(handler(context, show), visit, tiles, **MODEL_EVENT)
+    tiles.asked(handler(context, show), visit, tiles, **EVENT)
 
 
 def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
@@ -33,14 +33,16 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
         raise ModelError("This question is not offered; choose a space and a count from the page.")
     key = key_of("neighbours", handle, picture.handle, space, k)
     if context.results.get(key) is None:
-        start = time.perf_counter()
-        found = workbench.neighbours(picture.data, space=space, k=k)
+        with context.turns.take("model"):
+            start = time.perf_counter()
+            found = workbench.neighbours(picture.data, space=space, k=k)
+            time_s = time.perf_counter() - start
         memory, transform = workbench.model.memory, workbench.model.transform
         assert memory is not None  # `neighbours` has refused such a model
         shown = {
             "rows": [tile(handle, row, score) for row, score in zip(found.rows, found.scores.tolist(), strict=True)],
             "exact": found.exact,
-            "time_s": round(time.perf_counter() - start, 4),
+            "time_s": round(time_s, 4),
             "crop": centre_crop(picture.width, picture.height, transform),
             "crop_px": transform.crop_px,
             "last_step": int(memory.step.max()),

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.staticfiles import StaticFiles
-from gradio_client.utils import is_file_obj, traverse
-from starlette.responses import Response
-from starlette.types import Scope
 
 from memssl_core import __version__
 from memssl_core.errors import ImageError
@@ -115,8 +113,14 @@ def told(source: str) -> str:
 
 
 def about() -> str:
-    versions = " · ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    versions = " · ".join(f"{name} {version(name)}" for name in LIBRARIES if is_installed(name))
     return f"{(STATIC / 'about.md').read_text('utf-8')}\n## Versions\n\nmemssl {__version__} · {versions}\n"
+
+
+def is_installed(name: str) -> bool:
+    with suppress(PackageNotFoundError):
+        return bool(version(name))
+    return False
 
 
 class Page(gr.Blocks):
@@ -128,16 +132,28 @@ class Page(gr.Blocks):
 
     async def preprocess_data(self, block_fn: Any, inputs: list, state: Any, explicit_call: bool = False) -> list:
         try:
-            traverse(inputs, lambda file: uploaded(file["path"]), is_file_obj)
+            for path in paths_in(inputs):
+                uploaded(path)
         except ImageError as reason:
             raise gr.Error(str(reason), print_exception=False) from None
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
 
+def paths_in(value: object) -> Iterator[object]:
+    """What stands under "path" anywhere in a JSON value."""
+    if isinstance(value, dict):
+        if "path" in value:
+            yield value["path"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from paths_in(part)
+
+
 class Revalidated(StaticFiles):
     """Static files that a browser asks about each time, so that after an update no old module meets a new one."""
 
-    async def get_response(self, path: str, scope: Scope) -> Response:
+    async def get_response(self, path: str, scope: Any) -> Response:
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = "no-cache"
         return response

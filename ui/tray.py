@@ -10,7 +10,7 @@ from gradio.utils import get_upload_folder
 
 from memssl_core.data.images import MAX_BYTES, TOO_LARGE_FILE, printable
 from memssl_core.errors import ImageError
-from ui.context import Context, Visit
+from ui.context import EVENT, Context, Visit
 from ui.messages import explain
 from ui.store import MAX_VISIT_PICTURES
 from ui.views import view
@@ -24,16 +24,7 @@ def tray(context: Context, visit: gr.State, elem_id: str) -> None:
     def add(visit: Visit, event: gr.EventData) -> tuple[Visit, dict]:
         return add_picture(context, visit, event._data if isinstance(event._data, dict) else {})
 
-    squares.added(
-        add,
-        visit,
-        [visit, squares],
-        concurrency_id="decode",
-        concurrency_limit=2,
-        trigger_mode="multiple",
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    squares.added(add, visit, [visit, squares], **EVENT)
 
 
 def add_picture(context: Context, visit: Visit, asked: dict) -> tuple[Visit, dict[str, Any]]:
@@ -41,7 +32,8 @@ def add_picture(context: Context, visit: Visit, asked: dict) -> tuple[Visit, dic
     ticket = {"ticket": asked.get("ticket")}
     try:
         data = uploaded(asked.get("path")).read_bytes()
-        picture = context.pictures.add(data, short_name(asked.get("name")))
+        with context.turns.take("decode"):
+            picture = context.pictures.add(data, short_name(asked.get("name")))
     except Exception as error:
         return visit, ticket | {"error": explain(error)}
     forgotten, kept = visit[: -MAX_VISIT_PICTURES + 1], visit[-MAX_VISIT_PICTURES + 1 :]

@@ -20,7 +20,7 @@ from memssl_core.model.pair import Pair
 from memssl_core.training.probe import embed_images, embedding_transform
 
 THUMBNAIL_PX = 64
-THUMBNAIL_BYTES = 640
+THUMBNAIL_BYTES = 540
 
 
 def export_bundle(
@@ -85,7 +85,7 @@ def export_bundle(
 
 
 def thumbnail(images: Images, image_id: int) -> bytes:
-    """The un-augmented picture as a small WebP (at most 64 px and some 640 bytes); empty if it cannot be read."""
+    """The un-augmented picture as a small WebP (at most 64 px and some 540 bytes); empty if it cannot be read."""
     try:
         picture = images.read(image_id)
     except MemsslError:

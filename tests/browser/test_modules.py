@@ -45,7 +45,7 @@ def test_numbers_of_a_map(modules: Page, seed: int):
     share = weights / weights.sum()
     entropy = -(share * np.log2(share)).sum()
     assert modules.evaluate("w => maps.entropyBits(Float64Array.from(w))", given) == pytest.approx(entropy)
-    quantile = np.quantile(np.float32([weights, weights[::-1] * 2]), 0.995)
+    quantile = np.quantile(np.array([weights, weights[::-1] * 2], np.float32), 0.995)
     found = modules.evaluate("([a, b]) => maps.quantile([a, b], 0.995)", [given, (weights[::-1] * 2).tolist()])
     assert found == pytest.approx(float(quantile), rel=1e-5)
     assert modules.evaluate("w => maps.strongest(Float64Array.from(w))", given) == weights.argmax()

@@ -15,7 +15,7 @@ from gradio.utils import get_upload_folder
 
 from memssl_core.errors import ModelError
 from ui import attention, memory, wire
-from ui.context import Context, handler
+from ui.context import Context, Turns, handler
 from ui.facts import first_size, input_sizes, page_facts
 from ui.messages import explain
 from ui.store import Picture
@@ -172,3 +172,17 @@ def test_a_surprise_is_logged_under_the_id_that_is_shown(caplog: pytest.LogCaptu
     told = explain(RuntimeError("secret /srv/path"))
     incident = told["text"].rpartition("id ")[2].rstrip(").")
     assert "secret" not in str(told) and incident in caplog.text
+
+
+def test_turns_are_taken_one_after_another(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ui.context.WAIT_S", 0.01)
+    turns = Turns(model=1, decode=2)
+    with turns.take("model"):
+        with turns.take("decode"), turns.take("decode"):
+            pass
+        with pytest.raises(ModelError, match="Too many people"), turns.take("model"):
+            pass
+    with pytest.raises(KeyError), turns.take("model"):  # given back after a failure too
+        raise KeyError
+    with turns.take("model"):
+        pass

@@ -4,7 +4,7 @@ import { drawRamp } from "./colormap.js";
 import { commandLine, h, note, save, seconds, segmented, shellWord, slider, toggle, weight } from "./dom.js";
 import { framed } from "./frame.js";
 import { entropyBits, massMask, quantile, strongest } from "./maps.js";
-import { session, whileVisible } from "./session.js";
+import { line, session, whileVisible } from "./session.js";
 import { drawOverlay, drawTile } from "./stage.js";
 import { chooseFile } from "./tray.js";
 import { unpack } from "./wire.js";
@@ -77,19 +77,19 @@ export function mount({ element, props, trigger, watch }) {
   // ---- asking the server
   const whole = () => session.facts.model?.whole ?? ["cls", "class token"]; // the query without a place, and its name
   const isPatch = (what) => typeof what === "number";
+  const questions = line(({ since, ...question }) => trigger("asked", { model: session.facts.model.handle, ...question }));
   function ask(what) {
     const handle = session.handle;
     if (!handle || !session.ready || session.facts.model.no_attention) return;
     asked = { handle, query: what, size, ticket: ++tickets, since: performance.now() };
-    const sameTokens = shown?.handle === handle && shown.size === size;
-    trigger(sameTokens ? "moved" : "asked", { model: session.facts.model.handle, handle, query: what, size, ticket: asked.ticket });
+    questions.ask(asked);
     showWaiting();
   }
 
   watch("value", async () => {
     const answer = JSON.parse(JSON.stringify(props.value ?? {}));
-    const question = asked;
-    if (!question || answer.ticket !== question.ticket) return; // an older answer
+    const question = questions.settle(answer.ticket);
+    if (!question || question !== asked) return;
     try {
       if (answer.error) throw answer.error;
       const [response, next] = await Promise.all([fetch(`api/attention/${answer.key}`), loadPhoto(question.handle)]);

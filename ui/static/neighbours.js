@@ -1,7 +1,7 @@
 // The neighbours of a picture in the model's memory: the query as the model saw it, tiles, one pinned.
 
 import { commandLine, count, h, note, seconds, segmented, shellWord } from "./dom.js";
-import { session, whileVisible } from "./session.js";
+import { line, session, whileVisible } from "./session.js";
 import { chooseFile } from "./tray.js";
 
 const COUNTS = [10, 20, 50];
@@ -35,6 +35,7 @@ export function mount({ element, props, trigger, watch }) {
   element.append(view, state, command.node);
 
   const isWanted = (question) => question && question.handle === session.handle && question.space === look.space && question.k === look.k;
+  const questions = line(({ since, ...question }) => trigger("asked", { model: session.facts.model.handle, ...question }));
   function wish() {
     const { model } = session.facts;
     space.press(look.space);
@@ -42,16 +43,15 @@ export function mount({ element, props, trigger, watch }) {
     const known = isWanted(asked ?? found) || (session.problem && isWanted(refused));
     if (session.ready && model.memory && session.handle && !known) {
       asked = { handle: session.handle, space: look.space, k: look.k, ticket: ++tickets, since: performance.now() };
-      const { since, ...question } = asked;
-      trigger("asked", { model: model.handle, ...question });
+      questions.ask(asked);
     }
     showState();
   }
 
   watch("value", async () => {
     const answer = JSON.parse(JSON.stringify(props.value ?? {}));
-    const question = asked;
-    if (!question || answer.ticket !== question.ticket) return;
+    const question = questions.settle(answer.ticket);
+    if (!question || question !== asked) return;
     try {
       if (answer.error) throw answer.error;
       const response = await fetch(`api/neighbours/${answer.key}`);
