@@ -32,7 +32,10 @@ def test_drawn_pictures_become_a_class_folder(tmp_path, capsys):
     assert status == 1 and "not empty" in err
 
 
-@pytest.mark.parametrize("argv", [(), ("dance",), ("train",), ("train", "--data", "x"), ("draw", "drawn:0:1", "--oot", "y")])
+WRONG = [(), ("dance",), ("train",), ("train", "--data", "x"), ("draw", "drawn:0:1", "--oot", "y")]
+
+
+@pytest.mark.parametrize("argv", WRONG)
 def test_wrong_usage_ends_with_2(capsys, argv):
     status, out, err = run(capsys, *argv)
     assert status == 2 and not out and err

@@ -59,7 +59,9 @@ def cut_views(image: Image.Image, config: TrainConfig, *, epoch: int, image_id: 
     return views, boxes
 
 
-def random_box(size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator) -> tuple[int, int, int, int]:
+def random_box(
+    size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
     """(x0, y0, x1, y1) px covering a share `scale` of the area, aspect 3/4 to 4/3; else the largest central such box.
 
     Source: the rule of torchvision's RandomResizedCrop (ten tries, log-uniform aspect).

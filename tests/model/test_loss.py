@@ -20,7 +20,7 @@ def unit(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Te
 
 @st.composite
 def problems(draw, largest: int = 300):
-    """Views, teacher views, memory, order, block size: V 2-12, B 1-9, S 1-300, K not always a multiple of S, D 4-256."""
+    """Student, teacher, memory, order and block size: V 2-12, B 1-9, S 1-300, K not always a multiple of S, D 4-256."""
     block_size = draw(st.integers(1, largest))
     slots = draw(st.integers(block_size, 4 * block_size + 3))
     views, images, dim = draw(st.integers(2, 12)), draw(st.integers(1, 9)), draw(st.integers(4, 256))
@@ -84,7 +84,7 @@ def test_constant_memory_gives_the_logarithm_of_the_block_size(kappa):
 
 
 def test_noise_memory_gives_the_expected_values():
-    """METHOD: D 256, S 16384, float32: 8.93 for equal views at 0.04, 9.34 at 0.07, 9.90 for independent ones at 0.04."""
+    """At D 256 and S 16384: 8.93 for equal views at 0.04, 9.34 at 0.07, 9.90 for independent ones at 0.04."""
     m, x = unit(16384, 256, seed=0, dtype=torch.float32), unit(1, 64, 256, seed=1, dtype=torch.float32)
     other = unit(2, 64, 256, seed=2, dtype=torch.float32)
     same = {t: block_loss(x.repeat(2, 1, 1), x.repeat(2, 1, 1), m, block_size=16384, student_temperature=0.1,
