@@ -91,11 +91,11 @@ def main(setting: Setting) -> None:
     tensors = setting.tensors()
     forms = {f.__name__: partial(f, setting, tensors) for f in (streaming, two_products, published)}
     values = streaming(setting, tensors), published(setting, tensors)
-    seconds = interleaved_s(setting.rounds, **forms)
     print(f"{setting} ({machine()})")
     print(f"loss: streaming {values[0]:.6f}, published form {values[1]:.6f}")
     for base in ("two_products", "published"):
-        median, low, high = ratio(seconds, "streaming", base)
+        seconds = interleaved_s(setting.rounds, streaming=forms["streaming"], base=forms[base])
+        median, low, high = ratio(seconds, "streaming", "base")
         print(f"time: streaming / {base} = {median:.3f} (from {low:.3f} to {high:.3f} in {setting.rounds} rounds)")
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         ours, theirs = pool.starmap(peak_of, [("streaming", setting), ("published", setting)], chunksize=1)

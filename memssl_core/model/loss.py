@@ -14,9 +14,9 @@ from torch import Tensor
 # have to hold e^28 slots for its sum to overflow, and e^-60 is still a normal number. Colder temperatures keep a
 # running maximum.
 _SAFE_LOGIT = 60.0
-# Logits of one tile, in elements: small enough for a CPU's second-level cache, large enough for its matrix product
+# Logits of one tile, in elements: few enough to stay in a CPU's cache, enough for its matrix product to run well
 # (measured with benchmarks/loss_step.py on two cores); a GPU takes whole blocks of usual size.
-_TILE_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
+_TILE_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 def block_loss(
