@@ -157,8 +157,3 @@ def test_a_killed_process_goes_on_with_the_same_command(tmp_path, number):
     assert "Going on at step" in second.stderr and second.stdout.strip() == str(run_dir / "bundle")
     train(replace(SMOKE, steps=14, save_every=2, probe_images=20, workers=1), DATA, tmp_path / "whole")
     assert_same(weights(tmp_path / "whole"), weights(run_dir))
-
-
-def test_a_tiny_training_learns(tmp_path):
-    """k-NN on 4 of the classes rises by 10 points or more over its start: fixed seed, one thread."""
-    pytest.skip("written when the smoke preset is tuned")
