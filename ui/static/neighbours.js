@@ -128,7 +128,9 @@ export function mount({ element, props, trigger, watch }) {
     [...tiles.children].forEach((node, i) => node.setAttribute("aria-pressed", String(i === rank)));
     const row = found.rows[rank];
     if (!row) return;
-    const written = row.step < 0 ? "before training" : `step ${count(row.step)}${found.last_step > row.step ? `, ${count(found.last_step - row.step)} steps ago` : ""}`;
+    const age = found.last_step - row.step;
+    const ago = age > 0 ? `, ${count(age)} ${age === 1 ? "step" : "steps"} ago` : "";
+    const written = row.step < 0 ? "before training" : `step ${count(row.step)}${ago}`;
     const pairs = [["Slot", count(row.slot)], ["Cosine", row.score.toFixed(4)], ["Class", row.class_name ?? "none known"],
       ["Image", row.image_id < 0 ? "unknown" : count(row.image_id)], ["Crop", row.box ? row.box.map((v) => v.toFixed(2)).join(" · ") : "not kept"],
       ["Written", written], ["Space", SPACES[found.space].toLowerCase()]];
