@@ -1,17 +1,39 @@
-"""Job folders: what a long-running process of ours leaves for others to read, and how it is asked to stop."""
+"""Job folders: what a long-running process of ours leaves for others to read, and how it is started and stopped.
+
+A folder has `job.json` (what was asked; written once, by whoever starts it), `status.json` (replaced atomically),
+`events.jsonl` (one JSON object a line, only ever appended to), `control/` (flag files) and `log.txt`.
+A training run's folder is one too, without `job.json`.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import secrets
+import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
+from memssl_core.errors import MemsslError
+from memssl_core.paths import jobs_dir
+
+Emit = Callable[..., None]
+"""emit(event, *, step, **facts)"""
 HEARTBEAT_S = 5.0
+PROGRESS_S = 0.5  # between two status files of a job
+WAIT_S = 0.3  # between two looks at a lock
+NICENESS = 10
+LIVE = ("waiting", "running")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -24,9 +46,41 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
+def event_writer(path: Path, *also: Emit) -> Emit:
+    """emit(event, step=..., **facts): appends a line to `path` and hands the same to every listener in `also`.
+
+    A line has `event`, `time_s` and `step` always; units stand in the names.
+    """
+
+    def emit(event: str, *, step: int, **facts: Any) -> None:
+        line = {"event": event, "time_s": round(time.time(), 3), "step": step}
+        line |= {name: _plain(value) for name, value in facts.items()}
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        for listener in also:
+            listener(event, step=step, **facts)
+
+    return emit
+
+
+def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of an event file from a byte offset on, and the offset after them.
+
+    A last line that is still being written, or was cut off by a crash, is left for the next time.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            whole = file.read().rpartition(b"\n")[0]
+    except FileNotFoundError:
+        return [], offset
+    lines = whole.split(b"\n") if whole else []
+    return [json.loads(line) for line in lines if line], offset + (len(whole) + 1 if whole else 0)
+
+
 @dataclass(frozen=True)
 class JobFolder:
-    """A folder with `status.json` (replaced atomically), `events.jsonl` and `control/` flag files."""
+    """The folder of one job or training run."""
 
     path: Path
 
@@ -34,22 +88,38 @@ class JobFolder:
         (self.path / "control").mkdir(parents=True, exist_ok=True)
         return self
 
-    def write_status(self, state: str, **facts: Any) -> None:
-        """`state` is running, stopped, finished or failed; pid and start time tell a living writer from a dead one."""
-        process = psutil.Process()
-        status = {"state": state, "pid": process.pid, "process_start_s": process.create_time()}
-        status |= {"heartbeat_s": time.time(), **facts}
-        write_atomically(self.path / "status.json", json.dumps(status).encode())
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    def write_status(self, state: str, *, process: psutil.Process | None = None, **facts: Any) -> None:
+        """`state` is waiting, running, stopped, finished or failed.
+
+        Pid and start time of the process (ours unless given) tell a living writer from a dead one.
+        """
+        write_atomically(self.path / "status.json", _status(state, process or psutil.Process(), facts))
 
     def status(self) -> dict[str, Any] | None:
-        """The last status; of a `running` one whose process is gone the state is `lost`. None before the first."""
-        try:
-            status = json.loads((self.path / "status.json").read_bytes())
-        except FileNotFoundError:
+        """What was asked and how it stands; None before the first status and for a folder that is no job.
+
+        A waiting or running job whose process is gone is `lost`.
+        """
+        told = _read_json(self.path / "status.json")
+        if told is None or not {"state", "pid", "process_start_s"} <= told.keys():
             return None
-        if status["state"] == "running" and not _is_alive(status):
-            status["state"] = "lost"
-        return status
+        if told["state"] in LIVE and not _is_alive(told):
+            told["state"] = "lost"
+        return {**(_read_json(self.path / "job.json") or {}), **told}
+
+    def log_tail(self, limit: int = 4_000) -> str:
+        """The last characters of what the process printed."""
+        try:
+            return (self.path / "log.txt").read_bytes()[-4 * limit :].decode("utf-8", "replace")[-limit:]
+        except FileNotFoundError:
+            return ""
+
+    def request_stop(self) -> None:
+        (self.path / "control" / "stop").touch()
 
     def stop_requested(self) -> bool:
         return (self.path / "control" / "stop").exists()
@@ -58,9 +128,150 @@ class JobFolder:
         for flag in (self.path / "control").iterdir():
             flag.unlink()
 
+    def remove(self) -> None:
+        """Forget a job that has ended."""
+        if (self.status() or {}).get("state") in LIVE:
+            raise MemsslError("This job is still running; stop it first.")
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def start(
+    argv: list[str],
+    *,
+    kind: str,
+    title: str,
+    module: str = "memssl_core",
+    root: Path | None = None,
+    facts: dict[str, Any] | None = None,
+) -> JobFolder:
+    """Run `python -m MODULE ARGV --job FOLDER` as a process of its own, which outlives this one.
+
+    `kind`, `title` and `facts` (JSON) stay in every status of the job.
+    """
+    root = root or jobs_dir()
+    job = JobFolder(root / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}").create()
+    asked = {"kind": kind, "title": title, "started_s": time.time(), **(facts or {})}
+    write_atomically(job.path / "job.json", json.dumps(asked).encode())
+    command = [sys.executable, "-m", module, *argv, "--job", str(job.path)]
+    home = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
+    with open(job.path / "log.txt", "wb") as log:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    with suppress(psutil.Error, FileExistsError):
+        process = psutil.Process(child.pid)
+        process.nice(NICENESS)
+        first = job.path / "first.tmp"
+        first.write_bytes(_status("waiting", process, {"words": "starting"}))
+        os.link(first, job.path / "status.json")  # unless the job has already spoken for itself
+    (job.path / "first.tmp").unlink(missing_ok=True)
+    return job
+
+
+def find(root: Path | None = None) -> list[JobFolder]:
+    """The jobs of a folder, newest first; whatever else lies there is passed over."""
+    root = root or jobs_dir()
+    folders = [path for path in root.iterdir() if (path / "job.json").is_file()] if root.is_dir() else []
+    jobs = [JobFolder(path) for path in folders]
+    known = {job.path: status for job in jobs if (status := job.status())}
+    return sorted((job for job in jobs if job.path in known), key=lambda job: -known[job.path].get("started_s", 0))
+
+
+class Work:
+    """A job at work: it tells how far it is, and asks whether it should stop."""
+
+    def __init__(self, job: JobFolder | None, listen: Emit | None, asked: Callable[[], bool]) -> None:
+        self._job, self._asked, self._told_at, self.result = job, asked, 0.0, None
+        also = [listen] if listen else []
+        self._emit = event_writer(job.events, *also) if job else (listen or (lambda event, *, step, **facts: None))
+
+    def emit(self, event: str, *, step: int, **facts: Any) -> None:
+        self._emit(event, step=step, **facts)
+        now = time.monotonic()
+        if self._job and event == "progress" and now - self._told_at > PROGRESS_S:
+            self._job.write_status("running", step=step, **facts)
+            self._told_at = now
+
+    def should_stop(self) -> bool:
+        return self._asked() or (self._job is not None and self._job.stop_requested())
+
+    def finish(self, result: object) -> None:
+        """The work is whole; `result` is what it made, a path or an address."""
+        self.result = str(result)
+
+
+@contextmanager
+def working(
+    folder: Path | None,
+    *,
+    resource: str | None = None,
+    listen: Emit | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Work]:
+    """Do the work of a job in its folder; with None, only tell `listen` how far it is.
+
+    Args: resource, what only one job of the same root may use at a time: the others wait for it. The lock goes with
+        the process, however it ends.
+    """
+    if folder is None:
+        yield Work(None, listen, asked_to_stop)
+        return
+    job = JobFolder(folder).create()
+    work = Work(job, listen, asked_to_stop)
+    with ExitStack() as held:
+        try:
+            if resource and not _take(job, resource, work.should_stop, held):
+                job.write_status("stopped")
+                raise MemsslError("Stopped before its turn came.")
+            job.write_status("running")
+            yield work
+        except BaseException as reason:
+            stopped = work.should_stop()
+            message = str(reason) if isinstance(reason, MemsslError) else "It ended by a mistake of ours; see its log."
+            job.write_status("stopped" if stopped else "failed", message=message)
+            raise
+        if work.result is None:
+            job.write_status("stopped" if work.should_stop() else "failed")
+        else:
+            job.write_status("finished", result=work.result)
+
+
+def _take(job: JobFolder, resource: str, should_stop: Callable[[], bool], held: ExitStack) -> bool:
+    folder = job.path.parent / "locks"
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / f"{resource}.lock")
+    while not should_stop():
+        with suppress(Timeout):
+            held.enter_context(lock.acquire(timeout=0))
+            return True
+        job.write_status("waiting", words="waiting for another job to end")
+        time.sleep(WAIT_S)
+    return False
+
+
+def _status(state: str, process: psutil.Process, facts: dict[str, Any]) -> bytes:
+    told = {"state": state, "pid": process.pid, "process_start_s": process.create_time(), "heartbeat_s": time.time()}
+    return json.dumps({**told, **{name: _plain(value) for name, value in facts.items()}}).encode()
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
 
 def _is_alive(status: dict[str, Any]) -> bool:
     try:
-        return psutil.Process(status["pid"]).create_time() == status["process_start_s"]
-    except psutil.NoSuchProcess:
+        process = psutil.Process(status["pid"])
+        return process.create_time() == status["process_start_s"] and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, TypeError, ValueError):
         return False
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

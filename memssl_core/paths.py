@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import platformdirs
 
 
 def embedded_bundle() -> Path:
     """The folder of the model that the app opens with."""
     return Path(__file__).resolve().parent.parent / "assets" / "embedded"
+
+
+def home() -> Path:
+    """What the program keeps for a person: $MEMSSL_HOME, else the system's place for caches."""
+    told = os.environ.get("MEMSSL_HOME")
+    return Path(told).expanduser() if told else platformdirs.user_cache_path("memssl")
+
+
+def runs_dir() -> Path:
+    """Training runs: $MEMSSL_HOME/runs, else ./runs."""
+    return home() / "runs" if os.environ.get("MEMSSL_HOME") else Path("runs")
+
+
+def jobs_dir() -> Path:
+    return home() / "jobs"
+
+
+def bundles_dir() -> Path:
+    """Bundles that were made here."""
+    return home() / "bundles"

@@ -6,7 +6,7 @@ from PIL import Image
 
 from memssl_core.cli import main
 from memssl_core.data.drawn import draw
-from memssl_core.training.events import read_events
+from memssl_core.jobs import read_events
 
 
 def run(capsys, *argv: object) -> tuple[int, str, str]:
@@ -69,6 +69,6 @@ def test_a_corrupt_picture_among_good_ones_is_named_counted_and_skipped(tmp_path
     status, out, err = run(capsys, "train", "--data", tmp_path / "photos", *SHORT, "--run-dir", tmp_path / "run")
     assert status == 0, err
     assert (tmp_path / "run" / "bundle" / "config.json").exists()
-    skipped = [e for e in read_events(tmp_path / "run" / "events.jsonl") if e["event"] == "skipped_image"]
+    skipped = [e for e in read_events(tmp_path / "run" / "events.jsonl")[0] if e["event"] == "skipped_image"]
     assert len(skipped) == 1 and skipped[0]["skipped"] == 1 and "5.jpg" in skipped[0]["message"]
     assert "5.jpg" in err

@@ -17,13 +17,12 @@ from memssl_core.data.datasets import Images, open_images
 from memssl_core.data.views import Batch, normalised, view_loader
 from memssl_core.device import choose_device, choose_precision
 from memssl_core.errors import MemsslError, RunError
-from memssl_core.jobs import HEARTBEAT_S, JobFolder, write_atomically
+from memssl_core.jobs import HEARTBEAT_S, Emit, JobFolder, event_writer, read_events, write_atomically
 from memssl_core.model.loss import block_loss_and_entropy
 from memssl_core.model.memory import Memory, block_order
 from memssl_core.model.pair import Pair
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from memssl_core.training.diagnostics import watch
-from memssl_core.training.events import Emit, event_writer, read_events
 from memssl_core.training.export import export_bundle
 from memssl_core.training.optimizer import adamw, clip_each_tensor, set_rates
 from memssl_core.training.probe import Probe
@@ -59,7 +58,7 @@ def train(
     restored = state.restore(folder)
     job.create().clear_requests()
     write_atomically(folder / CONFIG, json.dumps(_settings(config, data), indent=2).encode())
-    emit = event_writer(folder / "events.jsonl", *([listen] if listen else []))
+    emit = event_writer(job.events, *([listen] if listen else []))
     job.write_status("running", step=state.step, steps=state.steps, data=data)
     emit("started", step=state.step, steps=state.steps, images=len(images), resumed=restored, device=str(state.device))
     try:
@@ -245,7 +244,7 @@ def _refuse_strangers(folder: Path, config: TrainConfig, data: str) -> None:
 
 def _provenance(state: TrainState, data: str, folder: Path) -> dict[str, Any]:
     """What the bundle's card tells of its making; equal runs give equal facts."""
-    probes = [event for event in read_events(folder / "events.jsonl") if event["event"] == "probe"]
+    probes = [event for event in read_events(JobFolder(folder).events)[0] if event["event"] == "probe"]
     figures = {f"{name}_untrained": value for name, value in _figures(probes[0]).items()} | _figures(probes[-1])
     return {
         "name": state.config.backbone.split("_patch")[0] + "-memory",

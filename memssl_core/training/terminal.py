@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from memssl_core.training.events import Emit
+from memssl_core.jobs import Emit
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from memssl_core.config import PRESETS
 from memssl_core.data.datasets import open_images
 from memssl_core.data.views import view_loader
 from memssl_core.errors import RunError
+from memssl_core.jobs import read_events
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint
-from memssl_core.training.events import read_events
 from memssl_core.training.loop import TrainState, train, train_step
 
 SMOKE = replace(PRESETS["smoke"], threads=1)
@@ -42,7 +42,7 @@ def assert_same(a, b):
 def test_a_run_tells_its_story_and_ends_with_a_bundle(tmp_path):
     config = replace(SMOKE, steps=12, probe_every=12, probe_images=40)
     bundle = train(config, DATA, tmp_path / "run")
-    events = read_events(tmp_path / "run" / "events.jsonl")
+    events = read_events(tmp_path / "run" / "events.jsonl")[0]
     kinds = [e["event"] for e in events]
     assert kinds[:2] == ["started", "probe"] and kinds[-1] == "finished" and kinds.count("step") == 12
     step = next(e for e in events if e["event"] == "step")
@@ -52,7 +52,7 @@ def test_a_run_tells_its_story_and_ends_with_a_bundle(tmp_path):
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
     assert len(checkpoints(tmp_path / "run" / "checkpoints")) == 2
     assert train(config, DATA, tmp_path / "run") == bundle and bundle.is_dir()
-    assert read_events(tmp_path / "run" / "events.jsonl") == events
+    assert read_events(tmp_path / "run" / "events.jsonl")[0] == events
 
 
 def test_stopping_and_going_on_equals_never_stopping(tmp_path):

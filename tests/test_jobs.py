@@ -1,0 +1,179 @@
+"""Jobs are processes of their own: started, found again, stopped, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memssl_core.errors import MemsslError
+from memssl_core.jobs import JobFolder, event_writer, find, read_events, start, working
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKER = """
+import sys, time
+from pathlib import Path
+from memssl_core.errors import DataError
+from memssl_core.jobs import working
+how, folder = sys.argv[1], Path(sys.argv[3])
+try:
+    with working(folder, resource="cpu" if how == "queued" else None) as work:
+        if how == "fail":
+            raise DataError("There are no pictures here; choose another folder.")
+        for step in range({"queued": 4, "quick": 3}.get(how, 600)):
+            if work.should_stop():
+                break
+            work.emit("progress", step=step, total=600, words="counting")
+            time.sleep(0.1)
+        else:
+            work.finish("all counted")
+except DataError as reason:
+    sys.exit(str(reason))
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    """start(how) runs a small job below tmp_path/jobs."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    root = tmp_path / "jobs"
+    yield lambda how: start([how], kind="count", title=how, module="worker", root=root, facts={"source": "a"})
+    for job in find(root):
+        job.request_stop()
+
+
+def until(holds, seconds=30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := holds():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def state(job):
+    return (job.status() or {}).get("state")
+
+
+def test_a_job_tells_how_far_it_is_and_what_it_made(jobs, tmp_path):
+    job = jobs("quick")
+    assert state(job) in ("waiting", "running", "finished")
+    until(lambda: state(job) == "finished")
+    status = job.status()
+    assert (status["kind"], status["title"], status["source"], status["result"]) == (
+        "count",
+        "quick",
+        "a",
+        "all counted",
+    )
+    events, offset = read_events(job.events)
+    assert [event["step"] for event in events] == [0, 1, 2] and offset == job.events.stat().st_size
+    assert read_events(job.events, offset) == ([], offset)
+    assert find(tmp_path / "jobs") == [job]
+    job.remove()
+    assert find(tmp_path / "jobs") == []
+
+
+def test_a_job_outlives_whoever_started_it(jobs, tmp_path):
+    starter = (
+        "import time\nfrom pathlib import Path\nfrom memssl_core.jobs import start\n"
+        f"start(['quick'], kind='count', title='mine', module='worker', root=Path({str(tmp_path / 'jobs')!r}))\n"
+        "print('started', flush=True)\ntime.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    server = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, env=environment)
+    server.stdout.readline()
+    server.kill()
+    server.wait()
+    (job,) = find(tmp_path / "jobs")
+    until(lambda: state(job) == "finished")
+
+
+def test_a_stopped_job_says_so(jobs):
+    job = jobs("long")
+    until(lambda: (job.status() or {}).get("words") == "counting")
+    with pytest.raises(MemsslError, match="still running"):
+        job.remove()
+    job.request_stop()
+    until(lambda: state(job) == "stopped")
+
+
+def test_a_killed_job_is_lost(jobs):
+    job = jobs("long")
+    until(lambda: state(job) == "running")
+    os.kill(job.status()["pid"], signal.SIGKILL)
+    until(lambda: state(job) == "lost")
+
+
+def test_a_job_that_never_began_is_lost(tmp_path):
+    job = start([], kind="count", title="nothing", module="no_such_module", root=tmp_path)
+    until(lambda: state(job) == "lost")
+    assert "no_such_module" in job.log_tail()
+
+
+def test_a_failed_job_keeps_its_sentence(jobs):
+    job = jobs("fail")
+    until(lambda: state(job) == "failed")
+    assert job.status()["message"] == "There are no pictures here; choose another folder."
+    assert "Traceback" not in job.log_tail()
+
+
+def test_jobs_of_one_resource_take_turns(jobs):
+    both = [jobs("queued"), jobs("queued")]
+    until(lambda: all(state(job) == "finished" for job in both))
+    times = sorted([event["time_s"] for event in read_events(job.events)[0]] for job in both)
+    assert times[0][-1] <= times[1][0]
+
+
+def test_a_waiting_job_can_be_stopped(tmp_path):
+    with working(tmp_path / "first", resource="cpu") as work:
+        (tmp_path / "second").mkdir()
+        second = JobFolder(tmp_path / "second").create()
+        second.request_stop()
+        with pytest.raises(MemsslError), working(second.path, resource="cpu"):
+            raise AssertionError("it had no turn")
+        work.finish("x")
+    assert second.status()["state"] == "stopped"
+
+
+def test_what_is_no_job_is_passed_over(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "job.json").write_text("{")
+    (tmp_path / "broken" / "status.json").write_text("[1, 2]")
+    (tmp_path / "a file").write_text("")
+    assert find(tmp_path) == [] and find(tmp_path / "nowhere") == []
+
+
+def test_another_process_with_the_same_number_is_not_the_job(tmp_path):
+    job = JobFolder(tmp_path).create()
+    job.write_status("running")
+    assert state(job) == "running"
+    status = json.loads((tmp_path / "status.json").read_text())
+    (tmp_path / "status.json").write_text(json.dumps({**status, "process_start_s": psutil.boot_time()}))
+    assert state(job) == "lost"
+
+
+@given(words=st.lists(st.text(max_size=8), max_size=6), cuts=st.lists(st.integers(0, 600), max_size=6))
+def test_events_are_read_whole_wherever_the_file_ends(tmp_path_factory, words, cuts):
+    folder = tmp_path_factory.mktemp("events")
+    emit = event_writer(folder / "whole.jsonl")
+    for step, word in enumerate(words):
+        emit("progress", step=step, words=word)
+    content = (folder / "whole.jsonl").read_bytes() if words else b""
+    seen, offset = [], 0
+    for end in [*sorted(cuts), len(content)]:
+        (folder / "events.jsonl").write_bytes(content[:end])
+        events, offset = read_events(folder / "events.jsonl", offset)
+        seen += [event["words"] for event in events]
+    assert seen == words
