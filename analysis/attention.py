@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from memssl_core.data.images import Frame
 from memssl_core.errors import ModelError
-from memssl_core.model.features import attention_rows
+from memssl_core.model.features import AttentionInput, attention_rows
 
 One = str | int | tuple[float, float]
 Query = One | Sequence[One]
@@ -115,12 +114,13 @@ def query_tokens(query: Query, *, n_prefix: int, has_class_token: bool, frame: F
     return [token for part in parts for token in query_tokens(part, **known)]
 
 
-def rows_of_block(vit_block: nn.Module, tokens: Tensor, queries: list[int], n_prefix: int) -> np.ndarray:
-    """[1, N, C] entering a transformer block -> float32 [attention heads, R, N]; no queries: the mean over patches."""
+def rows_of_block(vit_block: Any, entered: AttentionInput, queries: list[int], n_prefix: int) -> np.ndarray:
+    """What entered a block's attention -> float32 [attention heads, R, N]; no queries: the mean over patches."""
     if queries:
-        return attention_rows(vit_block, tokens, queries)[0].float().cpu().numpy()
+        return attention_rows(vit_block.attn, entered, queries)[0].float().cpu().numpy()
+    tokens = entered.tokens
     chunks = torch.arange(n_prefix, tokens.shape[1], device=tokens.device).split(_CHUNK)
-    sums = [attention_rows(vit_block, tokens, chunk)[0].float().sum(1, keepdim=True) for chunk in chunks]
+    sums = [attention_rows(vit_block.attn, entered, chunk)[0].float().sum(1, keepdim=True) for chunk in chunks]
     return (torch.stack(sums).sum(0) / (tokens.shape[1] - n_prefix)).cpu().numpy()
 
 

@@ -20,7 +20,7 @@ from analysis.neighbours import Neighbours, SlotSearch, Space
 from memssl_core.data.images import MAX_BYTES, Frame, ImageSource, decode_image, fit_to_patches
 from memssl_core.errors import ModelError
 from memssl_core.model.backbone import embed
-from memssl_core.model.features import block_inputs, n_prefix, patch_px, why_no_attention
+from memssl_core.model.features import AttentionInput, has_class_token, n_prefix, patch_px, walk, why_no_attention
 from memssl_core.sources import Model, open_model, source_state
 
 MAX_TOKENS = 4096
@@ -33,11 +33,11 @@ MODELS_BUDGET_BYTES = 3 << 30
 class _Walked:
     pixels: Tensor  # [3, H, W]
     frame: Frame
-    inputs: list[Tensor]  # [1, N, C] entering each transformer block
+    inputs: list[AttentionInput]  # [1, N, C] entering the attention of each transformer block
 
     @property
     def nbytes(self) -> int:
-        return self.pixels.nbytes + sum(tokens.nbytes for tokens in self.inputs)
+        return self.pixels.nbytes + sum(entered.nbytes for entered in self.inputs)
 
 
 def _size(walked: _Walked) -> int:
@@ -102,7 +102,7 @@ class Workbench:
         if len(queries) > 1:
             raise ModelError(f"{len(queries)} queries were asked for where one is shown; choose one.")
         prefix, pairs = n_prefix(self.model.backbone), zip(blocks, walked.inputs, strict=True)
-        rows = np.stack([rows_of_block(block, tokens, queries, prefix)[:, 0] for block, tokens in pairs])
+        rows = np.stack([rows_of_block(block, entered, queries, prefix)[:, 0] for block, entered in pairs])
         return self._attention(rows, walked, tuple(range(len(blocks))), queries)
 
     def embedding(self, image: ImageSource, *, key: str | None = None) -> np.ndarray:
@@ -163,16 +163,15 @@ class Workbench:
         if walked is None:
             pixels, frame = self._pixels(image, size)
             with self._forward, torch.inference_mode():
-                walked = _Walked(pixels, frame, block_inputs(self.model.backbone, pixels[None].to(self.device)))
+                walked = _Walked(pixels, frame, walk(self.model.backbone, pixels[None].to(self.device))[0])
             if walked.nbytes <= self._tokens.maxsize:
                 with self._caches:
                     self._tokens[sized] = walked
         return walked
 
     def _queries(self, query: Query, frame: Frame) -> list[int]:
-        has_class_token = getattr(self.model.backbone, "cls_token", None) is not None
-        prefix = n_prefix(self.model.backbone)
-        return query_tokens(query, n_prefix=prefix, has_class_token=has_class_token, frame=frame)
+        backbone = self.model.backbone
+        return query_tokens(query, n_prefix=n_prefix(backbone), has_class_token=has_class_token(backbone), frame=frame)
 
     def _attention(self, rows: np.ndarray, walked: _Walked, layers: tuple[int, ...], queries: list[int]) -> Attention:
         grid = walked.frame.rows, walked.frame.columns

@@ -1,29 +1,51 @@
-"""Tokens of a vision transformer, and the attention rows asked for. No hooks, no switches: threads may share a model.
+"""Tokens, feature maps and attention rows of timm models. No switches: threads may share a model.
 
 Shapes: B pictures, N tokens (prefix tokens first, then patches row by row), C width, R query tokens.
 """
 
 from __future__ import annotations
 
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.layers import Attention, AttentionRope
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+from timm.models.eva import Eva, EvaAttention
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memssl_core.errors import ModelError
 
+TOKEN_FAMILIES = (VisionTransformer, Eva)
+ATTENTION_KINDS = (Attention, AttentionRope, EvaAttention)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionInput:
+    """What went into an attention module."""
+
+    tokens: Tensor
+    """[B, N, C]"""
+    rope: Tensor | None = None
+    """rotary embedding of the patches, as timm hands it over; None for models without"""
+
+    @property
+    def nbytes(self) -> int:
+        return self.tokens.nbytes
+
 
 def why_no_attention(backbone: nn.Module) -> str | None:
     """A sentence that says why `attention_rows` cannot serve this backbone; None if it can."""
     kind = type(backbone).__name__
-    if not isinstance(backbone, VisionTransformer):
-        return f"Attention maps need a plain vision transformer, and this model is a {kind}."
+    if not isinstance(backbone, TOKEN_FAMILIES):
+        return f"This model ({kind}) has a feature map and no attention over patches that could be shown."
     for vit_block in backbone.blocks:
         attn: Any = getattr(vit_block, "attn", None)
-        if type(vit_block) is not Block or type(attn) is not Attention:
+        if type(attn) not in ATTENTION_KINDS:
             names = f"{type(vit_block).__name__} with {type(attn).__name__}"
             return f"Attention maps are not available for this model: its transformer blocks are {names} (a variant)."
         if attn.gate is not None:
@@ -36,47 +58,103 @@ def n_prefix(backbone: nn.Module) -> int:
     return int(getattr(backbone, "num_prefix_tokens", 0))
 
 
+def has_class_token(backbone: nn.Module) -> bool:
+    return getattr(backbone, "cls_token", None) is not None
+
+
 def patch_px(backbone: nn.Module) -> int:
-    """Side of a patch in pixels of the model input. ModelError if the model has no square patches."""
-    sides = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
-    if not isinstance(sides, (tuple, list)) or len(set(sides)) != 1:
-        raise ModelError(f"{type(backbone).__name__} does not cut pictures into square patches; choose another model.")
-    return int(sides[0])
+    """Pixels of the model input that a patch, or a cell of the feature map, stands for on each side.
+
+    ModelError if the model has neither.
+    """
+    if isinstance(backbone, TOKEN_FAMILIES):
+        sides = set(backbone.patch_embed.feat_ratio(as_scalar=False))  # type: ignore[operator]
+        if len(sides) == 1:
+            return int(sides.pop())
+    elif stages := getattr(backbone, "feature_info", None):
+        return int(stages[-1]["reduction"])
+    raise ModelError(f"{type(backbone).__name__} has no square patches and no feature map; choose another model.")
 
 
-def walk(backbone: nn.Module, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-    """[B, 3, H, W] normalised pixels -> ([B, N, C] entering each transformer block, [B, N, C] after the final norm).
+def walk(backbone: nn.Module, pixels: Tensor) -> tuple[list[AttentionInput], Tensor]:
+    """[B, 3, H, W] normalised pixels -> (what entered each block's attention, tokens [B, N, C] after the final norm).
 
     The sides must be multiples of the patch side. Raises: ModelError as `why_no_attention` says.
     """
     if reason := why_no_attention(backbone):
         raise ModelError(reason)
     vit: Any = backbone
-    tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(pixels))))
-    inputs = []
-    for vit_block in vit.blocks:
-        inputs.append(tokens)
-        tokens = vit_block(tokens)
-    return inputs, vit.norm(tokens)
+    inputs: list[AttentionInput] = []
+    caller = threading.get_ident()
+
+    def keep(attn: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        if threading.get_ident() == caller:  # another thread may be running the same model
+            inputs.append(AttentionInput(arguments[0], named.get("rope")))
+
+    with ExitStack() as hooks:
+        for vit_block in vit.blocks:
+            hooks.enter_context(vit_block.attn.register_forward_pre_hook(keep, with_kwargs=True))
+        return inputs, vit.forward_features(pixels)
 
 
-def block_inputs(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
-    """The first half of `walk`: the tokens [B, N, C] entering each transformer block."""
-    return walk(backbone, pixels)[0]
+def feature_map(backbone: nn.Module, pixels: Tensor) -> Tensor:
+    """[B, 3, H, W] normalised pixels -> [B, C, rows, columns]: patch tokens after the final norm, or the last map.
+
+    The sides must be multiples of `patch_px`. ModelError for a model that gives neither, or not at this size.
+    """
+    try:
+        features = backbone.forward_features(pixels)  # type: ignore[operator]
+    except (AssertionError, RuntimeError) as reason:
+        size = "×".join(str(side) for side in reversed(pixels.shape[2:]))
+        raise ModelError(
+            f"{type(backbone).__name__} cannot read a picture of {size} pixels; try its own size."
+        ) from reason
+    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+        raise ModelError(f"{type(backbone).__name__} gives no feature map; choose another model.")
+    if features.ndim == 4:
+        last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+        return features.permute(0, 3, 1, 2) if last else features
+    side = patch_px(backbone)
+    grid = pixels.shape[2] // side, pixels.shape[3] // side
+    return features[:, n_prefix(backbone) :].mT.unflatten(-1, grid)
 
 
 @torch.inference_mode()
-def attention_rows(vit_block: nn.Module, tokens: Tensor, rows: Tensor | list[int]) -> Tensor:
-    """Attention rows of a timm transformer block: only what is asked for, whichever attention kernel is active.
+def attention_rows(attention: nn.Module, entered: AttentionInput, rows: Tensor | list[int]) -> Tensor:
+    """Attention rows of a timm attention module: only what is asked for, whichever attention kernel is active.
 
-    [B, N, C] tokens entering the block, [R] token indices -> [B, attention heads, R, N]; each row sums to 1.
+    What entered the module, [R] token indices -> [B, attention heads, R, N]; each row sums to 1.
     """
-    block: Any = vit_block
-    attn, x = block.attn, block.norm1(tokens)
-    width = attn.attn_dim
-    weight, bias = attn.qkv.weight, attn.qkv.bias
-    query_bias, key_bias = (None, None) if bias is None else (bias[:width], bias[width : 2 * width])
-    split = lambda y: y.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
-    q = attn.q_norm(split(F.linear(x[:, rows], weight[:width], query_bias)))
-    k = attn.k_norm(split(F.linear(x, weight[width : 2 * width], key_bias)))
+    attn: Any = attention
+    index = torch.as_tensor(rows, device=entered.tokens.device)
+    q, k = _queries_and_keys(attn, entered.tokens[:, index], entered.tokens)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    if entered.rope is not None:
+        q, k = (_rotated(attn, part, entered.rope, at) for part, at in ((q, index), (k, None)))
     return (q * attn.scale @ k.mT).softmax(-1)
+
+
+def _queries_and_keys(attn: Any, asked: Tensor, every: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, R, C] and [B, N, C] -> queries [B, heads, R, d] and keys [B, heads, N, d]."""
+    if attn.qkv is None:
+        q, k = attn.q_proj(asked), attn.k_proj(every)
+    else:
+        weight, bias = attn.qkv.weight, attn.qkv.bias
+        width = len(weight) // 3
+        query_bias, key_bias = (None, None) if bias is None else (bias[:width], bias[width : 2 * width])
+        if getattr(attn, "q_bias", None) is not None:
+            query_bias, key_bias = attn.q_bias, attn.k_bias
+        q = F.linear(asked, weight[:width], query_bias)
+        k = F.linear(every, weight[width : 2 * width], key_bias)
+    q, k = (part.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for part in (q, k))
+    return q, k.repeat_interleave(q.shape[1] // k.shape[1], 1)  # grouped queries share a key
+
+
+def _rotated(attn: Any, part: Tensor, rope: Tensor, index: Tensor | None) -> Tensor:
+    """Queries or keys [B, heads, R, d] with the rotary embedding of their patches; prefix tokens stay as they are."""
+    if index is None:
+        index = torch.arange(part.shape[2], device=part.device)
+    is_patch = index >= attn.num_prefix_tokens
+    turns = rope[..., (index - attn.num_prefix_tokens).clamp(0), :]
+    turned = apply_rot_embed_cat(part, turns, half=getattr(attn, "rotate_half", False)).type_as(part)
+    return torch.where(is_patch[:, None], turned, part)

@@ -41,7 +41,7 @@ class Pair(nn.Module):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
 
-        def network(**rates: float) -> Network:
+        def network(**rates: Any) -> Network:
             backbone: Any = create_backbone(config.backbone, **config.model_args(), **rates)
             if not isinstance(getattr(backbone, "cls_token", None), nn.Parameter):
                 raise ConfigError(

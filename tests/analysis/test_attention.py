@@ -74,7 +74,7 @@ def test_the_size_is_the_long_side_and_the_limit_holds(workbench, folder, pictur
 
 def test_asking_again_gives_the_same_rows_from_the_cache(workbench, picture, monkeypatch):
     first = workbench.attention(picture, 1, 4).rows
-    monkeypatch.setattr("analysis.workbench.block_inputs", lambda *args: pytest.fail("the model ran again"))
+    monkeypatch.setattr("analysis.workbench.walk", lambda *args: pytest.fail("the model ran again"))
     np.testing.assert_array_equal(workbench.attention(picture, 1, 4).rows, first)
     other = Image.fromarray(255 - np.asarray(picture))
     with pytest.raises(pytest.fail.Exception):

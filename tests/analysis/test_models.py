@@ -110,8 +110,6 @@ def test_opening_a_bundle_draws_nothing_from_the_callers_generator(folder):
     [
         ("random:vit_tinny_patch16_224", "nearest names: vit_tiny_patch16_224"),
         ("random:vit_tiny_patch16_224@x", "no seed"),
-        ("random:resnet18", "plain vision transformer"),
-        ("random:eva02_tiny_patch14_224", "Attention maps need a plain vision transformer"),
         ("random:vit_giant_patch14_224", "million parameters"),
         ("hub:someone/thing", "is no kind of model source; give one of: embedded, bundle:FOLDER"),
         ("nowhere", "'nowhere' is no folder; give one of"),

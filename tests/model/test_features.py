@@ -1,8 +1,9 @@
-"""Attention rows against timm's own unfused attention; the walk against timm's forward."""
+"""Attention rows against timm's own unfused attention; walk and feature map against timm's forward."""
 
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import timm
 import torch
 
 from memssl_core.errors import ModelError
-from memssl_core.model.features import attention_rows, block_inputs, n_prefix, patch_px, walk, why_no_attention
+from memssl_core.model.backbone import create_backbone, embed, embedding_width
+from memssl_core.model.features import attention_rows, feature_map, n_prefix, patch_px, walk, why_no_attention
 
 VARIANTS = {
     "plain": {},
@@ -55,8 +57,8 @@ def test_rows_and_tokens_are_those_of_timm(variant, height, width):
     rows = [0, 5, n_tokens - 1]
     expected = unfused_attention(vit, pixels)
     assert len(inputs) == len(expected) == 3
-    for block, tokens, full in zip(vit.blocks, inputs, expected, strict=True):
-        got = attention_rows(block, tokens, rows)
+    for block, entered, full in zip(vit.blocks, inputs, expected, strict=True):
+        got = attention_rows(block.attn, entered, rows)
         assert got.shape == (2, 4, 3, n_tokens)
         torch.testing.assert_close(got, full[:, :, rows])
         torch.testing.assert_close(got.sum(-1), torch.ones(2, 4, 3))
@@ -68,24 +70,103 @@ def test_prefix_tokens_and_patch_side():
     assert patch_px(small_vit()) == 8
 
 
+FAMILIES = {
+    "plain": ("vit_tiny_patch16_224", {"depth": 3}),
+    "registers": ("vit_tiny_patch16_224", {"depth": 3, "reg_tokens": 4}),
+    "no class token": ("vit_tiny_patch16_224", {"depth": 3, "class_token": False, "global_pool": "avg"}),
+    "rope, separate projections": ("vit_small_patch16_dinov3", {"depth": 3, "embed_dim": 96, "num_heads": 3}),
+    "rope and registers": ("vit_small_patch16_dinov3", {"depth": 2, "embed_dim": 96, "num_heads": 3, "qk_norm": True}),
+    "rope, biased queries": ("eva02_tiny_patch14_224", {"depth": 3}),
+    "rope in AttentionRope": ("vit_small_patch16_rope_224", {"depth": 3, "embed_dim": 96, "num_heads": 3}),
+    "rope of its own a head": ("vit_small_patch16_rope_mixed_224", {"depth": 3, "embed_dim": 96, "num_heads": 3}),
+}
+
+
+@pytest.mark.parametrize("name, args", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("height, width", [(224, 224), (96, 96), (160, 240)])
+def test_every_family_attends_as_timm_says(name, args, height, width):
+    torch.manual_seed(0)
+    vit: Any = create_backbone(name, **args).eval()
+    for parameter in vit.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    side = patch_px(vit)
+    pixels = torch.randn(1, 3, height // side * side, width // side * side)
+    with torch.no_grad():
+        inputs, final = walk(vit, pixels)
+        expected = unfused_attention(vit, pixels)
+        torch.testing.assert_close(final, vit.forward_features(pixels))
+    n_tokens = (height // side) * (width // side) + n_prefix(vit)
+    rows = [0, n_prefix(vit), 17, n_tokens - 1]
+    for block, entered, full in zip(vit.blocks, inputs, expected, strict=True):
+        got = attention_rows(block.attn, entered, rows)
+        torch.testing.assert_close(got, full[:, :, rows], rtol=0, atol=1e-5)
+        torch.testing.assert_close(got.sum(-1), torch.ones(got.shape[:3]))
+
+
+def test_two_threads_walk_one_model_apart():
+    vit, pictures, found = small_vit(), torch.randn(2, 1, 3, 64, 64), {}
+    alone = [walk(vit, picture)[0] for picture in pictures]
+
+    def go(index):
+        found[index] = [walk(vit, pictures[index])[0] for _ in range(20)]
+
+    threads = [threading.Thread(target=go, args=[index]) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, walks in found.items():
+        for inputs in walks:
+            assert len(inputs) == 3
+            for entered, known in zip(inputs, alone[index], strict=True):
+                torch.testing.assert_close(entered.tokens, known.tokens)
+
+
 def test_a_walk_leaves_no_trace_on_the_model():
     vit = small_vit()
     before = vit.state_dict()
-    block_inputs(vit, torch.randn(1, 3, 64, 64))
-    assert not any(module._forward_hooks for module in vit.modules())
+    walk(vit, torch.randn(1, 3, 64, 64))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in vit.modules())
     assert all(torch.equal(value, before[key]) for key, value in vit.state_dict().items())
 
 
 @pytest.mark.parametrize(
-    "name, args",
-    [
-        ("resnet10t", {}),
-        ("eva02_tiny_patch14_224", {"depth": 1}),  # rotary
-        ("vit_base_patch16_224", SMALL | {"attn_layer": "diff"}),
-    ],
+    "name, side",
+    [("resnet10t", 32), ("swin_tiny_patch4_window7_224", 32), ("mobilenetv3_small_050", 32), ("convnext_atto", 32)],
 )
-def test_other_architectures_are_refused_with_a_sentence(name, args):
-    model = timm.create_model(name, **args)
+def test_other_architectures_have_a_feature_map_instead(name, side):
+    model: Any = create_backbone(name).eval()
+    assert patch_px(model) == side and n_prefix(model) == 0
+    pixels = torch.randn(1, 3, 4 * side, 6 * side)
+    with torch.no_grad():
+        cells = feature_map(model, pixels)
+        assert cells.shape == (1, model.num_features, 4, 6)
+        assert embed(model, pixels).shape == (1, embedding_width(model))
+        if name == "swin_tiny_patch4_window7_224":  # whose last map is [B, rows, columns, C]
+            torch.testing.assert_close(cells.mean((2, 3)), embed(model, pixels))
+    reason = why_no_attention(model)
+    assert reason and reason.endswith(".") and "feature map" in reason
+    with pytest.raises(ModelError, match="feature map"):
+        walk(model, pixels)
+
+
+def test_a_token_model_has_its_patches_as_feature_map():
+    vit = small_vit(reg_tokens=2)
+    pixels = torch.randn(2, 3, 24, 72)
+    with torch.no_grad():
+        cells, tokens = feature_map(vit, pixels), vit.forward_features(pixels)
+    assert cells.shape == (2, 32, 3, 9)
+    torch.testing.assert_close(cells[1, :, 2, 4], tokens[1, 3 + 2 * 9 + 4])
+
+
+def test_a_model_of_one_size_says_so():
+    model = create_backbone("cait_xxs24_224").eval()
+    with pytest.raises(ModelError, match="cannot read a picture of 96×64 pixels"):
+        feature_map(model, torch.zeros(1, 3, 64, 96))
+
+
+def test_variants_of_attention_are_refused_with_a_sentence():
+    model = timm.create_model("vit_base_patch16_224", **SMALL, attn_layer="diff")
     reason = why_no_attention(model)
     assert reason and reason.endswith(".") and reason.count("Attention maps") == 1
     with pytest.raises(ModelError, match="Attention maps"):

@@ -69,10 +69,17 @@ def test_head_has_the_published_size_and_its_norm_is_safe():
     assert head(torch.zeros(1, 8)).isfinite().all()
 
 
-@pytest.mark.parametrize("name, words", [("vit_tiny_patch16_2", "vit_tiny_patch16_224"), ("resnet18", "resnet18")])
-def test_a_backbone_that_cannot_be_built_is_named(name, words):
+@pytest.mark.parametrize(
+    "name, args, words",
+    [
+        ("vit_tiny_patch16_2", {}, "vit_tiny_patch16_224"),
+        ("vit_tiny_patch16_224", {"embed_dim": 50}, "cannot be built with {'embed_dim': 50}"),
+        ("resnet10t", {"img_size": 64}, "resnet10t cannot be built"),
+    ],
+)
+def test_a_backbone_that_cannot_be_built_is_named(name, args, words):
     with pytest.raises(ModelError, match=words):
-        create_backbone(name)
+        create_backbone(name, **args)
 
 
 def test_training_needs_a_class_token():
