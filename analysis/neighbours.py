@@ -37,13 +37,15 @@ class Neighbours:
 class SlotSearch:
     """Exact search over the written slots of a memory in one space; noise, and rows of zeros, never answer."""
 
-    def __init__(self, memory: MemoryTable, space: Space) -> None:
-        """Raises: ModelError if the bundle has no embeddings, nothing is written yet, or faiss is not installed."""
+    def __init__(self, memory: MemoryTable, space: Space, *, has_head: bool = True) -> None:
+        """`has_head`: False for the memory of a model without head, whose vectors are embeddings.
+
+        Raises: ModelError if the bundle has no embeddings, nothing is written yet, or faiss is not installed."""
         try:
             import faiss
         except ImportError as reason:
             raise ModelError("Searching the memory needs faiss; install it with `pip install faiss-cpu`.") from reason
-        vectors = memory.vectors if space == "memory" else memory.embeddings
+        vectors = memory.vectors if space == "memory" or not has_head else memory.embeddings
         if vectors is None:
             raise ModelError("This model's memory holds no embeddings, so only the memory space can be searched.")
         self.memory: MemoryTable = memory

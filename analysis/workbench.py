@@ -20,7 +20,15 @@ from analysis.neighbours import Neighbours, SlotSearch, Space
 from memssl_core.data.images import MAX_BYTES, Frame, ImageSource, decode_image, fit_to_patches
 from memssl_core.errors import ModelError
 from memssl_core.model.backbone import embed
-from memssl_core.model.features import AttentionInput, has_class_token, n_prefix, patch_px, walk, why_no_attention
+from memssl_core.model.features import (
+    AttentionInput,
+    feature_map,
+    has_class_token,
+    n_prefix,
+    patch_px,
+    walk,
+    why_no_attention,
+)
 from memssl_core.sources import Model, open_model, source_state
 
 MAX_TOKENS = 4096
@@ -127,10 +135,20 @@ class Workbench:
         with self._forward, torch.inference_mode():
             return head(rows)[0].cpu().numpy()
 
+    def features(self, image: ImageSource, size: int | None = None) -> tuple[np.ndarray, Frame]:
+        """float32 [rows, columns, C], and the frame as in `pixels`: patch tokens after the final norm, or the last
+        feature map of a convolutional or hierarchical model."""
+        pixels, frame = self._pixels(image, size)
+        with self._forward, torch.inference_mode():
+            cells = feature_map(self.model.backbone, pixels[None].to(self.device))[0]
+        return cells.permute(1, 2, 0).float().cpu().numpy(), frame
+
     def neighbours(
         self, image: ImageSource, space: Space = "memory", k: int = 20, *, key: str | None = None
     ) -> Neighbours:
         """The k written slots nearest to a picture, exactly: projections ('memory') or embeddings ('embedding').
+
+        A model without head remembers embeddings: both spaces are then that one, and the answer says so.
 
         Raises: ModelError if the model has no memory, or not this space.
         """
@@ -138,10 +156,12 @@ class Workbench:
             raise ModelError(f"There is no space {space!r}; choose memory or embedding.")
         if self.model.memory is None:
             raise ModelError("This model has no memory, so it has no neighbours to show; open a bundle that has one.")
+        if self.model.head is None:  # its memory holds embeddings
+            space = "embedding"
         query = (self.projection if space == "memory" else self.embedding)(image, key=key)
         with self._building:
             if space not in self._searches:
-                self._searches[space] = SlotSearch(self.model.memory, space)
+                self._searches[space] = SlotSearch(self.model.memory, space, has_head=self.model.head is not None)
         return self._searches[space].nearest(query, k)
 
     def _blocks(self) -> list[torch.nn.Module]:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from memssl_core.config import PRESETS, TrainConfig
 from memssl_core.errors import MemsslError
+
+if TYPE_CHECKING:
+    from memssl_core.jobs import Work
+    from memssl_core.sources import Model
+
+Job = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,7 @@ class Train:
     """Train a model with a memory; the same command goes on with a run that was interrupted."""
 
     data: str
-    """class folder, flat folder, parquet file, or drawn:SEED:COUNT[:SIZE]; several joined by +"""
+    """class folder, flat folder, FILE.parquet, wds:SHARDS, hf:OWNER/NAME or drawn:SEED:COUNT; several joined by +"""
     run_dir: Path
     """where the run's config, events, checkpoints and bundle are kept"""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
@@ -53,7 +63,7 @@ def train(argv: list[str]) -> None:
     from memssl_core.training.loop import train as run_training
     from memssl_core.training.terminal import progress
 
-    stop = _StopOnSignal()
+    stop = StopOnSignal("Stopping after this step and saving…")
     with progress() as listen:
         bundle = run_training(wanted.config, wanted.data, wanted.run_dir, listen=listen, should_stop=stop)
     if stop():
@@ -87,7 +97,191 @@ def draw(argv: list[str]) -> None:
     print(wanted.out)
 
 
-VERBS: dict[str, Callable[[list[str]], None]] = {"train": train, "draw": draw}
+def remember(model: Source, data: str, out: Path, slots: int = 131_072, device: str = "auto", job: Job = None) -> None:
+    """Give a model a memory: a new bundle that remembers the pictures of a data source, with thumbnails.
+
+    Args:
+        model: embedded, a bundle folder, hub:OWNER/NAME, timm:NAME, random:NAME or run:NAME
+        data: any data source of `train`; an hf: set is streamed
+        out: the bundle's folder; a bundle that is there is replaced
+        slots: pictures to remember at most; of more a random sample is taken
+        device: auto, cpu, cuda or mps
+        job: a folder to tell others in how far it is
+    """
+    with _at_work(job, resource="model") as work:
+        from memssl_core.bundle.remember import remember as fill
+        from memssl_core.data.streams import open_stream
+        from memssl_core.device import choose_device
+
+        _refuse_strangers(out)
+        stream, where = open_stream(data), choose_device(device)
+        opened, skipped = _open(model, work), 0
+
+        def emit(event: str, *, step: int, **facts: Any) -> None:
+            nonlocal skipped
+            skipped = facts.get("skipped", skipped)
+            work.emit(event, step=step, **facts)
+
+        head = opened.head.to(where) if opened.head else None
+        asked = {"slots": slots, "device": where, "emit": emit, "should_stop": work.should_stop}
+        memory = fill(opened.backbone.to(where), head, opened.transform, stream, **asked)
+        if memory is None:
+            raise MemsslError("Stopped; no bundle was written.")
+        facts = {"memory_data": stream.spec, "memory_model": model, "memory_model_hash": opened.model_hash}
+        facts |= {"memory_pictures": memory.slots, "memory_skipped": skipped}
+        opened.as_bundle(memory, provenance=facts).save(out)
+        work.finish(out)
+        print(out)
+
+
+def embed(
+    model: Source,
+    data: str,
+    out: Path,
+    kind: Literal["parquet", "npy"] = "parquet",
+    device: str = "auto",
+    job: Job = None,
+) -> None:
+    """Write the embeddings of a collection, in parts; the same command goes on where it was stopped or killed.
+
+    Under torchrun every process takes its share.
+
+    Args:
+        model: embedded, a bundle folder, hub:OWNER/NAME, timm:NAME, random:NAME or run:NAME
+        data: any data source of `train`; an hf: set is streamed
+        out: a folder for the parts
+        kind: parquet keeps embeddings beside ids; npy writes them as arrays
+        device: auto, cpu, cuda or mps
+        job: a folder to tell others in how far it is
+    """
+    with _at_work(job, resource="model") as work:
+        from memssl_core.bundle.embed import embed_collection
+        from memssl_core.data.streams import open_stream
+        from memssl_core.device import choose_device
+
+        stream, where = open_stream(data), choose_device(device)
+        if where.type == "cuda" and "LOCAL_RANK" in os.environ:
+            where = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        opened = _open(model, work)
+        asked = {"kind": kind, "device": where, "emit": work.emit, "should_stop": work.should_stop}
+        backbone, digest = opened.backbone.to(where), opened.model_hash
+        if embed_collection(backbone, opened.transform, stream, out, model_hash=digest, **asked):
+            work.finish(out)
+            print(out)
+        else:
+            print(f"Stopped. The same command goes on with {out}.", file=sys.stderr)
+
+
+def convert(
+    file: Annotated[Path, tyro.conf.Positional],
+    out: Path,
+    family: Literal["massl", "dino", "ibot", "mocov3", "mae"] | None = None,
+    arch: str | None = None,
+    dtype: Literal["f16", "f32"] = "f16",
+    job: Job = None,
+) -> None:
+    """Make a bundle of an official MaSSL, DINO, iBOT, MoCo-v3 or MAE checkpoint.
+
+    Args:
+        file: .pth, .pth.tar or .safetensors; only tensors and plain values in it are read
+        out: the bundle's folder
+        family: what made the file; told by its layout if left out
+        arch: vit_tiny, vit_small, vit_base or vit_large; told by the file if left out
+        dtype: of the weights in the bundle
+        job: a folder to tell others in how far it is
+    """
+    with _at_work(job, at_once=True) as work:
+        from memssl_core.bundle.convert import caution
+        from memssl_core.bundle.convert import convert as read
+
+        _refuse_strangers(out)
+        if told := caution(file):
+            print(told, file=sys.stderr)
+        read(file, family=family, architecture=arch, dtype=dtype).save(out)
+        work.finish(out)
+        print(out)
+
+
+def publish(
+    bundle: Annotated[Path, tyro.conf.Positional],
+    repo: str,
+    dry_run: bool = False,
+    public: bool = False,
+    job: Job = None,
+) -> None:
+    """Send a bundle to the Hub; the token is that of the environment or of `hf auth login`.
+
+    Args:
+        bundle: a bundle's folder
+        repo: OWNER/NAME
+        dry_run: only list what would be sent
+        public: for everybody to see; private if left out
+        job: a folder to tell others in how far it is
+    """
+    with _at_work(job, at_once=True) as work:
+        from memssl_core.bundle.hub import publish as send
+
+        sent = send(bundle, repo, public=public, dry_run=dry_run, emit=work.emit)
+        for name, size in sent.files:
+            print(f"{size:>12,} bytes  {name}", file=sys.stdout if dry_run else sys.stderr)
+        kind = "private" if sent.private else "public"
+        told = sent.url or f"Nothing was sent; {repo} would be {kind}."
+        work.finish(told)
+        print(told)
+
+
+def fetch(model: Source, job: Job = None) -> None:
+    """Bring a model of the Hub or of timm into the local cache, to be opened without a network.
+
+    Args:
+        model: hub:OWNER/NAME[@REVISION] or timm:NAME
+        job: a folder to tell others in how far it is
+    """
+    with _at_work(job) as work:
+        from memssl_core.sources import fetch as bring
+
+        bring(model, emit=work.emit, should_stop=work.should_stop)
+        work.finish(model)
+        print(model)
+
+
+def _open(source: str, work: Work) -> Model:
+    """The opened model, fetched first if need be."""
+    from memssl_core.sources import fetch, open_model
+
+    fetch(source, emit=work.emit, should_stop=work.should_stop)
+    return open_model(source)
+
+
+def _refuse_strangers(out: Path) -> None:
+    """DataError if a bundle could not be written to `out` in the end."""
+    from memssl_core.bundle.layout import CONFIG
+    from memssl_core.errors import DataError
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir()) and not (out / CONFIG).is_file()):
+        raise DataError(f"{out} is not empty and holds no bundle; choose another --out.")
+
+
+def _typed(verb: Callable[..., None], argv: list[str]) -> None:
+    tyro.cli(verb, args=argv, prog=f"python -m memssl_core {verb.__name__}")
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "draw": draw,
+    **{verb.__name__: partial(_typed, verb) for verb in (remember, embed, convert, publish, fetch)},
+}
+
+
+@contextmanager
+def _at_work(job: Path | None, *, resource: str | None = None, at_once: bool = False) -> Iterator[Work]:
+    """Work with a progress bar. Ctrl-C asks it to stop, or interrupts it `at_once`."""
+    from memssl_core.jobs import working
+    from memssl_core.terminal import progress
+
+    stop = StopOnSignal(None if at_once else "Stopping…")
+    with progress() as listen, working(job, resource=resource, listen=listen, asked_to_stop=stop) as work:
+        yield work
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -106,21 +300,27 @@ def run_verbs(package: str, verbs: dict[str, Callable[[list[str]], None]], argv:
     except MemsslError as reason:
         print(reason, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 1
     return 0
 
 
-class _StopOnSignal:
-    """Becomes true at the first SIGINT or SIGTERM; a second one ends at once."""
+class StopOnSignal:
+    """Becomes true at the first SIGINT or SIGTERM and says `sentence`, or interrupts if that is None; a second one ends
+    the process."""
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, sentence: str | None) -> None:
+        self.asked, self.sentence = False, sentence
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, _: Any) -> None:
         self.asked = True
         signal.signal(number, signal.SIG_DFL)
-        print("Stopping after this step and saving…", file=sys.stderr)
+        if self.sentence is None:
+            raise KeyboardInterrupt
+        print(self.sentence, file=sys.stderr)
 
     def __call__(self) -> bool:
         return self.asked

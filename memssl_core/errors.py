@@ -25,5 +25,9 @@ class ModelError(MemsslError):
     """A model that cannot be opened, or cannot answer what was asked."""
 
 
+class HubError(MemsslError):
+    """A repository that cannot be brought from the Hub, or sent to it."""
+
+
 class RunError(MemsslError):
     """A training run that cannot start or go on."""

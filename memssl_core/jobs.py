@@ -38,7 +38,7 @@ LIVE = ("waiting", "running")
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content`: a reader sees the old file or the new one, also after a crash."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     with open(temporary, "wb") as file:
         file.write(content)
         file.flush()
@@ -228,7 +228,8 @@ def working(
             yield work
         except BaseException as reason:
             stopped = work.should_stop()
-            message = str(reason) if isinstance(reason, MemsslError) else "It ended by a mistake of ours; see its log."
+            ours = "Stopped." if stopped else "It ended by a mistake of ours; see its log."
+            message = str(reason) if isinstance(reason, MemsslError) else ours
             job.write_status("stopped" if stopped else "failed", message=message)
             raise
         if work.result is None:

@@ -26,11 +26,13 @@ LAYERS = (
     ("memssl_core",),  # what its __init__ re-exports; the parts below it never import their own face
     ("memssl_core.__main__",),
     ("memssl_core.cli",),
+    ("memssl_core.catalogue",),
     ("memssl_core.sources",),
     ("memssl_core.training",),
     ("memssl_core.evaluation", "memssl_core.bundle"),
     ("memssl_core.model",),
     ("memssl_core.data",),
+    ("memssl_core.terminal",),
     ("memssl_core.jobs",),
     ("memssl_core.config",),
     ("memssl_core.device",),

@@ -12,13 +12,10 @@ pipeline_tag: image-feature-extraction
 tags:
 - timm
 - memssl
-- massl
-- self-supervised-learning
-{license}---
+{tags}{license}---
 # {name}
 
-An image backbone trained without labels by comparing what it sees with what it remembers (MaSSL, Silva et al.,
-ICML 2024).{memory_sentence}
+{made}{memory_sentence}
 
 | | |
 |---|---|
@@ -32,7 +29,7 @@ import timm
 model = timm.create_model("local-dir:FOLDER", pretrained=True)  # or "hf-hub:OWNER/NAME"; embeddings [B, {width}]
 ```
 
-With its memory: `memssl_core.open_model("bundle:FOLDER")`.
+{with_memory}: `memssl_core.open_model("bundle:FOLDER")`.
 {figures}
 ## Limits
 
@@ -42,6 +39,12 @@ With its memory: `memssl_core.open_model("bundle:FOLDER")`.
 """
 
 
+_TRAINED_HERE = """\
+An image backbone trained without labels by comparing what it sees with what it remembers (MaSSL, Silva et al.,
+ICML 2024)."""
+_OURS = "- massl\n- self-supervised-learning\n"
+
+
 def card(config: dict[str, Any], *, hours: float | None = None) -> str:
     """README.md for a bundle with this config.json (see `bundle_config`).
 
@@ -49,6 +52,7 @@ def card(config: dict[str, Any], *, hours: float | None = None) -> str:
     """
     ours = config["memssl"]
     told, head, memory = ours.get("provenance") or {}, ours.get("head"), ours.get("memory")
+    is_massl = "steps" in told or str(told.get("family")).startswith("massl")
     looks, temperatures = ours["transform"], ours.get("temperatures") or {}
     trained = [f"{told['steps']:,} steps" if "steps" in told else ""]
     trained += [f"{told['images_seen']:,} pictures seen" if "images_seen" in told else ""]
@@ -59,9 +63,10 @@ def card(config: dict[str, Any], *, hours: float | None = None) -> str:
         "backbone": f"`{config['architecture']}` {_words(sizes)}",
         "embedding": f"width {config['num_features']}",
         "projection": head and f"width {head['out_dim']}, hidden {head['hidden_dim']}",
-        "memory": memory and f"{memory['slots']:,} slots, compared in blocks of {memory['block_size']:,}",
+        "memory": memory and _memory(memory),
         "temperatures": _words({key: value for key, value in temperatures.items() if value is not None}),
         "picture": f"short side to {looks['resize_px']} px ({looks['interpolation']}), centre {looks['crop_px']} px",
+        "weights": told.get("repository") and f"`{told['repository']}`",
         "data": told.get("data") and f"`{told['data']}`",
         "preset": told.get("preset"),
         "training": ", ".join(filter(None, trained)),
@@ -71,11 +76,27 @@ def card(config: dict[str, Any], *, hours: float | None = None) -> str:
     return _HEAD.format(
         license=f"license: {json.dumps(license_id)}\n" if license_id else "",
         name=_line(told.get("name") or config["architecture"]),
+        tags=_OURS if is_massl else "",
+        made=_TRAINED_HERE if is_massl else f"An image backbone of timm's architecture `{config['architecture']}`.",
         memory_sentence=" Its memory comes with it." if memory else "",
         table="\n".join(f"| {key} | {_line(value)} |" for key, value in lines.items() if value),
         width=config["num_features"],
+        with_memory="With its memory" if memory else "In the explorer",
         figures=_figures(figures),
     )
+
+
+def published_card(readme: str, repo: str) -> str:
+    """The card as it stands on the Hub: it loads the model from there."""
+    for here, there in (("local-dir:FOLDER", f"hf-hub:{repo}"), ("bundle:FOLDER", f"hub:{repo}")):
+        readme = readme.replace(f'"{here}"', f'"{there}"')
+    return readme.replace('# or "hf-hub:OWNER/NAME"; ', "# ")
+
+
+def _memory(memory: dict[str, Any]) -> str:
+    blocks = f", compared in blocks of {memory['block_size']:,}" if memory.get("block_size") else ""
+    kind = " of embeddings (it has no projection head)" if memory.get("space") == "embedding" else ""
+    return f"{memory['slots']:,} slots{kind}{blocks}"
 
 
 def _figures(figures: dict[str, float]) -> str:

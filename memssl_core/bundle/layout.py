@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from memssl_core.bundle.table import MemoryTable, check_rows, check_unit_rows, check_vectors, pack_rows, read_rows
 from memssl_core.data.images import Transform
 from memssl_core.errors import BundleError, ConfigError, ModelError
-from memssl_core.model.backbone import create_backbone
+from memssl_core.model.backbone import any_size_args, create_backbone, embedding_width
 from memssl_core.model.head import Head
+from memssl_core.model.positions import Positions
 
 FORMAT_VERSION = 1
 CONFIG, BACKBONE, HEAD, STUDENT = "config.json", "model.safetensors", "head.safetensors", "student.safetensors"
@@ -35,7 +36,7 @@ _AGAIN = "copy or download the bundle again"
 # Arguments that only shape the network. Anything else timm would take (files to load, caches) is refused.
 _SIZES = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "reg_tokens", "mlp_ratio", "init_values"}
 _SWITCHES = {"qkv_bias", "qk_norm", "proj_bias", "class_token", "no_embed_class", "pre_norm", "final_norm", "fc_norm"}
-_GIVEN = {"num_classes": 0, "dynamic_img_size": True, "in_chans": 3}
+_GIVEN = {"num_classes": 0, "dynamic_img_size": True, "strict_img_size": False, "in_chans": 3}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -132,18 +133,20 @@ def bundle_config(
     block_size: int | None = None,
     student_temperature: float | None = None,
     teacher_temperature: float | None = None,
+    positions: Positions = "timm",
     provenance: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The config.json of a bundle.
 
     Args:
-        architecture: timm name; model_args: what `create_backbone` got beside it.
+        architecture: timm name; model_args, positions: what `create_backbone` got beside it.
         provenance: what the card tells: name, data, preset, steps, images_seen, knn_top1, license … plain JSON values,
             and no clock values, so that equal runs give equal bundles.
     """
     looks: dict[str, Any] = {"resize_px": int(transform.resize_px), "crop_px": int(transform.crop_px)}
     looks |= {"interpolation": transform.interpolation}
     looks |= {name: [float(x) for x in getattr(transform, name)] for name in ("mean", "std")}
+    built_in = dict(getattr(backbone, "pretrained_cfg", None) or {})
     pretrained_cfg = {
         "tag": "memssl",
         "custom_load": False,
@@ -153,28 +156,32 @@ def bundle_config(
         "crop_mode": "center",
         **{name: looks[name] for name in ("interpolation", "mean", "std")},
         "num_classes": 0,
-        "pool_size": None,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
+        **{name: built_in.get(name) for name in ("pool_size", "first_conv", "classifier")},
     }
     ours = {
         "format_version": FORMAT_VERSION,
         "head": head and {name: getattr(head, name) for name in ("in_dim", "hidden_dim", "out_dim", "batch_norm")},
-        "memory": memory_slots and {"slots": memory_slots, "block_size": block_size},
+        "memory": memory_slots and memory_facts(memory_slots, block_size, has_head=head is not None),
         "temperatures": {"student": student_temperature, "teacher": teacher_temperature},
         "transform": looks,
-        "positions": "timm",
+        "positions": positions,
         "provenance": provenance or {},
     }
+    pooling = getattr(backbone, "global_pool", "")  # a name, in convolutional models a module
     return {
         "architecture": architecture,
         "num_classes": 0,
         "num_features": backbone.num_features,
-        "global_pool": getattr(backbone, "global_pool", ""),
-        "model_args": {**model_args, "num_classes": 0, "dynamic_img_size": True},
+        "global_pool": pooling if isinstance(pooling, str) else getattr(pooling, "pool_type", ""),
+        "model_args": {**model_args, "num_classes": 0, **any_size_args(backbone)},
         "pretrained_cfg": pretrained_cfg,
         "memssl": ours,
     }
+
+
+def memory_facts(slots: int, block_size: int | None, *, has_head: bool) -> dict[str, Any]:
+    """What config.json tells of a memory: vectors are projections, or embeddings where there is no head."""
+    return {"slots": slots, "block_size": block_size, **({} if has_head else {"space": "embedding"})}
 
 
 def open_bundle(folder: str | Path) -> Bundle:
@@ -211,9 +218,9 @@ def check_bundle(bundle: Bundle) -> None:
     if (head is None) != (bundle.head is None):
         raise BundleError(f"{HEAD} and the head described in {CONFIG} do not come together; {_AGAIN}.")
     if head is not None and bundle.head is not None:
-        if head.in_dim != backbone.num_features:
+        if head.in_dim != embedding_width(backbone):
             raise BundleError(
-                f"{HEAD} takes embeddings of width {head.in_dim} but {BACKBONE} gives {backbone.num_features}; "
+                f"{HEAD} takes embeddings of width {head.in_dim} but {BACKBONE} gives {embedding_width(backbone)}; "
                 "they come from different models, so export the bundle again."
             )
         _check_state(HEAD, bundle.head, head.state_dict())
@@ -230,7 +237,8 @@ def check_bundle(bundle: Bundle) -> None:
         if slots != bundle.memory.slots:
             raise BundleError(f"{MEMORY} has {bundle.memory.slots} slots but {CONFIG} says {slots}; {_AGAIN}.")
         with _blaming(MEMORY):
-            check_vectors(bundle.memory, head.out_dim if head else None, backbone.num_features)
+            width = embedding_width(backbone)
+            check_vectors(bundle.memory, head.out_dim if head else width, width)
         with _blaming(TABLE):
             check_rows(bundle.memory)
 
@@ -259,8 +267,11 @@ def _make_backbone(config: dict[str, Any]) -> nn.Module:
             raise BundleError(f"{CONFIG} asks for {key}={value!r} in model_args, which bundles may not set; remove it.")
         if key not in _GIVEN:
             args[key] = value
+    positions = _get(config["memssl"], "positions", str, "timm")
+    if positions not in ("timm", "original"):
+        raise BundleError(f"{CONFIG} wants positions {positions!r}; this program knows timm and original.")
     try:
-        return create_backbone(_get(config, "architecture", str), **args)
+        return create_backbone(_get(config, "architecture", str), positions=positions, **args)
     except (ModelError, RuntimeError, ZeroDivisionError) as reason:
         why = str(reason) if isinstance(reason, ModelError) else f"the sizes in model_args do not fit; {_AGAIN}."
         raise BundleError(f"{CONFIG} describes no model that can be built: {why}") from reason

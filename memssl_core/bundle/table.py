@@ -30,7 +30,7 @@ class MemoryTable:
     """K slots: vectors and where they came from. Lists, tensors and arrays are accepted; kept as NumPy and Arrow."""
 
     vectors: np.ndarray
-    """[K, D] float32 unit rows"""
+    """[K, D] float32 unit rows: projections, or [K, C] embeddings of a model without head"""
     cursor: int
     """the slot written next, 0..K-1"""
     written: int
@@ -98,12 +98,11 @@ class MemoryTable:
         ]
 
 
-def check_vectors(memory: MemoryTable, out_dim: int | None, num_features: int) -> None:
-    """ValueError unless vectors (of width `out_dim`, if given), embeddings, cursor and written can be a memory's."""
+def check_vectors(memory: MemoryTable, vector_width: int, num_features: int) -> None:
+    """ValueError unless vectors, embeddings (of width `num_features`), cursor and written can be a memory's."""
     vectors, embeddings = memory.vectors, memory.embeddings
-    if vectors.ndim != 2 or not vectors.size or (out_dim is not None and vectors.shape[1] != out_dim):
-        wanted = "" if out_dim is None else f", but the head gives projections of width {out_dim}"
-        raise ValueError(f"has vectors of shape {list(vectors.shape)}{wanted}")
+    if vectors.ndim != 2 or not vectors.size or vectors.shape[1] != vector_width:
+        raise ValueError(f"has vectors of shape {list(vectors.shape)}, but the model gives width {vector_width}")
     check_unit_rows(vectors)
     if not 0 <= memory.cursor < memory.slots or memory.written < 0:
         raise ValueError(

@@ -1,7 +1,9 @@
-"""The one door for data sets: a list of named pictures, read one by one, from folders, tables or the drawn gallery."""
+"""The one door for data sets: a list of named pictures, read one by one. Folders, tables and the drawn gallery are
+here, tar shards in `shards.py`, sets of the Hub in `hub_data.py`; `streams.py` reads the same sources in order."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +18,10 @@ from PIL import Image
 from memssl_core.data.images import decode_image, picture_suffixes, printable, read_file
 from memssl_core.errors import DataError, ImageError
 
-FORMS = "a folder of pictures, a folder of class folders, parquet:FILE or drawn:SEED:COUNT[:SIZE]"
+FORMS = (
+    "a folder of pictures, a folder of class folders, parquet:FILE, wds:SHARDS, hf:OWNER/NAME[/CONFIG][:SPLIT] "
+    "or drawn:SEED:COUNT[:SIZE]"
+)
 MAX_SHARED_BYTES = 2**30  # of drawn pictures kept for all workers
 MAX_DRAWN, MAX_DRAWN_SIDE_PX = 1_000_000, 1_024
 
@@ -34,6 +39,8 @@ class Images:
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     reader: Callable[[int], Image.Image]
+    notes: tuple[str, ...] = ()
+    """what had to be left out of the list, a sentence each"""
 
     def __len__(self) -> int:
         return len(self.uris)
@@ -62,19 +69,35 @@ def open_images(spec: str) -> Images:
             picture lies exactly one folder down and at least two folders hold some; their names are the classes.
             Hidden files and folders are passed over; links are followed, each folder once.
         `parquet:FILE`, `FILE.parquet`: rows in order. Column `image` holds the file's bytes, or a struct with `bytes`
-            and maybe `path`; `class_name`, else `label` (negative: unknown), gives the class if present.
+            and maybe `path`; `class_name`, else `label` (negative: unknown), gives the class if present. Where
+            `datasets` wrote the file, its note of the picture column and of the names of the labels is followed.
+        `wds:PATTERN`: webdataset tar shards, see `shards.py`.
+        `hf:OWNER/NAME[/CONFIG][:SPLIT]`: a data set of the Hub, downloaded; see `hub_data.py`.
         `drawn:SEED:COUNT[:SIZE]`: the first COUNT pictures of the drawn gallery SEED, 96 px unless said.
         `A+B`: one after the other, classes of equal name being one.
     Raises: DataError when there is no such source or it holds no picture.
     """
-    parts = [spec] if os.path.exists(spec) else spec.split("+")
-    return _open_one(spec) if len(parts) == 1 else _concatenated(spec, [_open_one(part.strip()) for part in parts])
+    parts = parts_of(spec)
+    return _open_one(spec) if len(parts) == 1 else _concatenated(spec, [_open_one(part) for part in parts])
+
+
+def parts_of(spec: str) -> list[str]:
+    """The sources that `A+B` joins; the spec itself when a file or folder of that name exists."""
+    return [spec] if os.path.exists(spec) or "+" not in spec else [part.strip() for part in spec.split("+")]
 
 
 def _open_one(spec: str) -> Images:
     scheme, _, rest = spec.partition(":")
     if scheme == "drawn":
         return _open_drawn(spec)
+    if scheme == "wds":
+        from memssl_core.data.shards import open_shards
+
+        return open_shards(spec)
+    if scheme == "hf":
+        from memssl_core.data.hub_data import open_hub_images
+
+        return open_hub_images(spec)
     path = Path(os.path.expanduser(rest if scheme == "parquet" else spec))
     if not spec or not os.path.exists(path):
         raise DataError(
@@ -87,7 +110,7 @@ def _open_one(spec: str) -> Images:
     return _open_folder(spec, path)
 
 
-def _ranked(classes: Sequence[Any]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def ranked(classes: Sequence[Any]) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Labels int64 (-1 where the class is None) and the sorted names they index; (None, ()) if no class is known."""
     names = sorted({name for name in classes if name is not None})
     rank = {name: label for label, name in enumerate(names)}
@@ -95,11 +118,26 @@ def _ranked(classes: Sequence[Any]) -> tuple[np.ndarray | None, tuple[str, ...]]
     return (labels if names else None), tuple(map(str, names))
 
 
+def classes_of(values: Sequence[Any], names: Sequence[str] = ()) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """What a column of labels tells: positions in `names` if there are any, else numbers or words that are classes."""
+    are_numbers = all(isinstance(value, int | None) for value in values)
+    if names and are_numbers:
+        known = [-1 if value is None or not 0 <= value < len(names) else value for value in values]
+        return np.array(known, np.int64), tuple(map(printable, names))
+    if are_numbers:
+        return ranked([None if value is None or value < 0 else value for value in values])
+    return ranked([None if value is None else printable(str(value)) for value in values])
+
+
 def _concatenated(spec: str, parts: list[Images]) -> Images:
-    labels, class_names = _ranked([part.class_name(i) for part in parts for i in range(len(part))])
+    class_names = sorted({name for part in parts for name in part.class_names})
+    rank: dict[str | None, int] = {name: label for label, name in enumerate(class_names)}
+    labels = [rank.get(part.class_name(i), -1) for part in parts for i in range(len(part))]
     uris = tuple(uri for part in parts for uri in part.uris)
-    ends = np.cumsum([len(part) for part in parts])
-    return Images(spec, uris, labels, class_names, partial(_read_part, tuple(parts), ends))
+    reader = partial(_read_part, tuple(parts), np.cumsum([len(part) for part in parts]))
+    notes = tuple(note for part in parts for note in part.notes)
+    known = np.array(labels, np.int64) if class_names else None
+    return Images(spec, uris, known, tuple(class_names), reader, notes)
 
 
 def _read_part(parts: tuple[Images, ...], ends: np.ndarray, image_id: int) -> Image.Image:
@@ -119,7 +157,7 @@ def _open_folder(spec: str, folder: Path) -> Images:
         )
     folders = [name.split("/")[0] for name in names]
     has_classes = all(name.count("/") == 1 for name in names) and len(set(folders)) > 1
-    labels, class_names = _ranked([printable(name) for name in folders] if has_classes else [])
+    labels, class_names = ranked([printable(name) for name in folders] if has_classes else [])
     uris = tuple(map(printable, names))
     return Images(spec, uris, labels, class_names, partial(_read_file, str(folder.absolute()), tuple(names)))
 
@@ -152,16 +190,19 @@ def _open_parquet(spec: str, path: Path) -> Images:
 
     try:
         schema = pq.read_schema(path)
-        image: Any = schema.field("image").type if "image" in schema.names else pa.null()
+        features = _features(schema.metadata)
+        image_column = _first(schema.names, "image", *(n for n, told in features.items() if told["_type"] == "Image"))
+        image: Any = schema.field(image_column).type if image_column else pa.null()
         fields = {field.name: field.type for field in image} if pa.types.is_struct(image) else {"bytes": image}
-        if fields.get("bytes") not in (pa.binary(), pa.large_binary()):
+        if image_column is None or fields.get("bytes") not in (pa.binary(), pa.large_binary()):
             raise DataError(
                 f"{printable(spec)} has no column of pictures. It needs a column 'image' of binary, or of a struct "
                 f"with 'bytes' and 'path'; its columns are {', '.join(map(printable, schema.names))}."
             )
-        class_column = next((name for name in ("class_name", "label") if name in schema.names), None)
+        names = {name: told["names"] for name, told in features.items() if told["_type"] == "ClassLabel"}
+        class_column = _first(schema.names, "class_name", "label", *names)
         classes = pq.read_table(path, columns=[class_column])[0].to_pylist() if class_column else []
-        rows = _Rows(str(path.absolute()))
+        rows = _Rows(str(path.absolute()), image_column)
         column = rows.column  # loaded now, for workers forked from this process to share
     except (pa.ArrowException, OSError):
         raise DataError(
@@ -172,11 +213,24 @@ def _open_parquet(spec: str, path: Path) -> Images:
     chunks = column.chunks if "path" in fields else []
     paths = [path for chunk in chunks for path in chunk.field("path").to_pylist()] or [None] * len(column)
     uris = tuple(printable(str(name)) if name else f"row {row}" for row, name in enumerate(paths))
-    if classes and all(isinstance(value, int | None) for value in classes):
-        classes = [None if value is None or value < 0 else value for value in classes]
-    else:
-        classes = [None if value is None else printable(str(value)) for value in classes]
-    return Images(spec, uris, *_ranked(classes), rows)
+    return Images(spec, uris, *classes_of(classes, names.get(class_column or "", ())), rows)
+
+
+def _first(present: Sequence[str], *wanted: str) -> str | None:
+    return next((name for name in wanted if name in present), None)
+
+
+def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
+    """What `datasets` noted about the columns in a file's schema: of a ClassLabel the `names`, all of them text."""
+    try:
+        told = json.loads((metadata or {})[b"huggingface"])["info"]["features"].items()
+        return {
+            name: {"_type": feature["_type"], "names": list(map(str, feature.get("names") or ()))}
+            for name, feature in told
+            if isinstance(feature, dict) and "_type" in feature
+        }
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 @dataclass(frozen=True)
@@ -184,6 +238,7 @@ class _Rows:
     """The encoded pictures of a Parquet file; left out of a pickle and loaded again by whoever unpickles it."""
 
     path: str
+    image_column: str
 
     @cached_property
     def column(self) -> Any:
@@ -192,12 +247,12 @@ class _Rows:
 
         file = pq.ParquetFile(self.path, memory_map=True)
         # group by group: a struct column of more than 2 GB cannot be read in one piece
-        groups = [file.read_row_group(group, columns=["image"])["image"] for group in range(file.num_row_groups)]
-        kind = file.schema_arrow.field("image").type
+        groups = [file.read_row_group(group, columns=[self.image_column])[0] for group in range(file.num_row_groups)]
+        kind = file.schema_arrow.field(self.image_column).type
         return pa.chunked_array([chunk for group in groups for chunk in group.chunks], kind)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "image_column": self.image_column}
 
     def __call__(self, image_id: int) -> Image.Image:
         cell = self.column[image_id].as_py()

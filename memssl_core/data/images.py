@@ -293,6 +293,12 @@ class Transform:
         left, top = round((width - self.crop_px) / 2), round((height - self.crop_px) / 2)
         return self.normalise(image.crop((left, top, left + self.crop_px, top + self.crop_px)))
 
+    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture that is kept, about: x0, y0, x1, y1 in 0..1 of it."""
+        side = min(width, height) * self.crop_px / self.resize_px
+        left, top = (width - side) / 2, (height - side) / 2
+        return left / width, top / height, (left + side) / width, (top + side) / height
+
     def normalise(self, image: Image.Image) -> Tensor:
         """RGB image -> float32 [3,H,W]: divided by 255, less the mean, over the deviation; no resizing."""
         import torch

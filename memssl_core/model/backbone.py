@@ -50,6 +50,14 @@ def embed(backbone: nn.Module, pixels: Tensor) -> Tensor:
     return backbone(pixels)
 
 
+def any_size_args(backbone: nn.Module) -> dict[str, bool]:
+    """The argument with which `create_backbone` made this backbone take any picture size; {} if its family has none."""
+    if getattr(backbone, "dynamic_img_size", False):
+        return {"dynamic_img_size": True}
+    is_loose = not getattr(getattr(backbone, "patch_embed", None), "strict_img_size", True)
+    return {"strict_img_size": False} if is_loose else {}
+
+
 def embedding_width(backbone: nn.Module) -> int:
     """C: the width of `embed`, which for some convolutional models is not that of their last feature map."""
     return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]

@@ -87,9 +87,10 @@ def walk(backbone: nn.Module, pixels: Tensor) -> tuple[list[AttentionInput], Ten
     inputs: list[AttentionInput] = []
     caller = threading.get_ident()
 
-    def keep(attn: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Any]) -> None:
-        if threading.get_ident() == caller:  # another thread may be running the same model
-            inputs.append(AttentionInput(arguments[0], named.get("rope")))
+    def keep(attn: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Any] | None = None) -> None:
+        # Another thread may be running the same model; torch hands it no `named` if it meets a hook half taken away.
+        if threading.get_ident() == caller:
+            inputs.append(AttentionInput(arguments[0], (named or {}).get("rope")))
 
     with ExitStack() as hooks:
         for vit_block in vit.blocks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ import torch
 from PIL import Image
 
 from memssl_core.bundle.card import card
+from memssl_core.bundle.embed import embedded
 from memssl_core.bundle.layout import Bundle, MemoryTable, bundle_config
+from memssl_core.bundle.thumbnails import thumbnail
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images
-from memssl_core.errors import MemsslError
 from memssl_core.model.memory import Memory
 from memssl_core.model.pair import Pair
-from memssl_core.training.probe import embed_images, embedding_transform
+from memssl_core.training.probe import embedding_transform, items_of
 
 THUMBNAIL_PX = 64
 THUMBNAIL_BYTES = 540
@@ -42,25 +42,23 @@ def export_bundle(
     backbone = pair.teacher.backbone
     ids = memory.image_id.tolist()
     pictured = sorted({i for i in ids if i >= 0})
-    rows, kept = embed_images(backbone, images, pictured, transform, device)
-    embeddings = torch.zeros(memory.slots, backbone.num_features)
-    row_of = {image_id: row for row, image_id in enumerate(kept)}
-    for slot, image_id in enumerate(ids):
-        if image_id in row_of:
-            embeddings[slot] = rows[row_of[image_id]]
-    thumbnails = {image_id: thumbnail(images, image_id) for image_id in kept}
+    unread = torch.zeros(backbone.num_features), b""
+    read = {}
+    for batch in embedded(backbone, transform, items_of(images, pictured), device=device, also=_thumbnail):
+        for item, row, small in zip(batch.items, batch.embeddings.cpu(), batch.extras, strict=True):
+            read[item.image_id] = row, small
     table = MemoryTable(
         vectors=memory.vectors.cpu().numpy(),
         cursor=int(memory.cursor),
         written=int(memory.written),
-        embeddings=embeddings.numpy(),
+        embeddings=torch.stack([read.get(i, unread)[0] for i in ids]).numpy(),
         image_id=np.asarray(ids),
         uri=[images.uris[i] if i >= 0 else "" for i in ids],
         label=np.asarray([-1 if i < 0 or (label := images.label(i)) is None else label for i in ids]),
         class_name=[images.class_name(i) if i >= 0 else "" for i in ids],
         step=memory.step.cpu().numpy(),
         box=memory.box.cpu().numpy(),
-        thumbnails=[thumbnails.get(i, b"") for i in ids],
+        thumbnails=[read.get(i, unread)[1] for i in ids],
     )
     settings = bundle_config(
         config.backbone,
@@ -84,19 +82,8 @@ def export_bundle(
     ).save(folder)
 
 
-def thumbnail(images: Images, image_id: int) -> bytes:
-    """The un-augmented picture as a small WebP (at most 64 px and some 540 bytes); empty if it cannot be read."""
-    try:
-        picture = images.read(image_id)
-    except MemsslError:
-        return b""
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    for quality in (60, 45, 30, 20, 10, 5):
-        buffer = io.BytesIO()
-        picture.save(buffer, "webp", quality=quality, method=6)
-        if buffer.tell() <= THUMBNAIL_BYTES:
-            break
-    return buffer.getvalue()
+def _thumbnail(picture: Image.Image) -> bytes:
+    return thumbnail(picture, side_px=THUMBNAIL_PX, max_bytes=THUMBNAIL_BYTES)
 
 
 def _halves(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

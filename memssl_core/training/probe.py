@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from memssl_core.bundle.embed import embedded
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images
 from memssl_core.data.images import Transform
+from memssl_core.data.streams import Item
 from memssl_core.data.views import MEAN, STD
-from memssl_core.errors import MemsslError
 from memssl_core.evaluation.health import rankme
 from memssl_core.evaluation.knn import knn
-from memssl_core.model.backbone import embed
 
 
 def embedding_transform(config: TrainConfig) -> Transform:
@@ -24,25 +26,17 @@ def embedding_transform(config: TrainConfig) -> Transform:
     return Transform(resize_px=round(side * 256 / 224), crop_px=side, interpolation="bicubic", mean=MEAN, std=STD)
 
 
-@torch.inference_mode()
+def items_of(images: Images, ids: Iterable[int]) -> Iterator[Item]:
+    return (Item(i, images.uris[i], images.label(i), images.class_name(i), partial(images.read, i)) for i in ids)
+
+
 def embed_images(
     backbone: nn.Module, images: Images, ids: list[int], transform: Transform, device: torch.device
 ) -> tuple[Tensor, list[int]]:
     """[N, C] float32 embeddings on the CPU of the pictures that can be read, and their ids."""
-    was_training = backbone.training
-    backbone.eval()
-    rows, kept, pixels = [], [], []
-    for position, image_id in enumerate(ids):
-        try:
-            pixels.append(transform(images.read(image_id)))
-            kept.append(image_id)
-        except MemsslError:
-            pass
-        if pixels and (len(pixels) == 64 or position == len(ids) - 1):
-            rows.append(embed(backbone, torch.stack(pixels).to(device)).float().cpu())
-            pixels = []
-    backbone.train(was_training)
-    return torch.cat(rows) if rows else torch.empty(0, 0), kept
+    batches = [b for b in embedded(backbone, transform, items_of(images, ids), device=device) if b.items]
+    rows = torch.cat([batch.embeddings.cpu() for batch in batches]) if batches else torch.empty(0, 0)
+    return rows, [item.image_id for batch in batches for item in batch.items]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_neighbours(workbench, folder, picture_file, tmp_path, capsys):
     "words, sentence",
     [
         (["attention", "absent.png", "--model", "random:vit_tiny_patch16_224"], "absent.png"),
-        (["attention", "absent.png", "--model", "hub:x/y"], "give one of"),
+        (["attention", "absent.png", "--model", "ftp:x/y"], "give one of"),
         (["attention", "x.png", "--out", "x.gif"], "x.gif has an ending"),
         (["neighbours", "absent.png", "--model", "random:vit_tiny_patch16_224"], "no memory"),
         (["attention", "x.png", "--query", "dog", "--model", "random:vit_tiny_patch16_224"], "'dog' is no query"),

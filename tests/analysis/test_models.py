@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from memssl_core.errors import BundleError, ModelError
 from memssl_core.model.backbone import create_backbone
 from memssl_core.sources import open_model
 
+ROOT = Path(__file__).resolve().parents[2]
 RANDOM = "random:vit_tiny_patch16_224"
 
 
@@ -111,7 +115,7 @@ def test_opening_a_bundle_draws_nothing_from_the_callers_generator(folder):
         ("random:vit_tinny_patch16_224", "nearest names: vit_tiny_patch16_224"),
         ("random:vit_tiny_patch16_224@x", "no seed"),
         ("random:vit_giant_patch14_224", "million parameters"),
-        ("hub:someone/thing", "is no kind of model source; give one of: embedded, bundle:FOLDER"),
+        ("ftp:someone/thing", "is no kind of model source; give one of: embedded, bundle:FOLDER"),
         ("nowhere", "'nowhere' is no folder; give one of"),
         ("", "is no kind of model source"),
     ],
@@ -127,3 +131,27 @@ def test_a_bundle_that_is_not_there(tmp_path):
         open_model(f"bundle:{tmp_path}/absent")
     with pytest.raises(BundleError, match="no config.json"):
         open_model(str(tmp_path))
+
+
+SWITCHES = """
+import sys
+import numpy as np
+import psutil
+from analysis import Models
+names = ("vit_tiny_patch16_224", "resnet18", "vit_small_patch16_224", "convnext_atto")
+models, picture = Models(budget_bytes=100 << 20), np.zeros((200, 300, 3), np.uint8)
+for switch in range(1, 21):
+    workbench = models[models.open(f"random:{names[switch % 4]}@{switch}")]
+    workbench.embedding(picture)
+    if workbench.model.card["family"] == "tokens":
+        workbench.attention_all(picture, size=224)
+    if switch in (5, 20):
+        print(psutil.Process().memory_info().rss >> 20)
+"""
+
+
+def test_models_that_went_give_their_memory_back():
+    run = subprocess.run([sys.executable, "-c", SWITCHES], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    after_5, after_20 = map(int, run.stdout.split())
+    assert after_20 - after_5 <= 150

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from bundle.making import NOISE_SLOTS, SLOTS, small_bundle, thumbnail
+from bundle.making import NOISE_SLOTS, SLOTS, small_bundle, small_memory, thumbnail
 
 from analysis import Workbench
 from memssl_core.data.images import decode_image
@@ -99,13 +99,18 @@ def test_a_picture_without_embedding_never_answers(tmp_path, picture):
     assert 5 in workbench.neighbours(picture, "memory", SLOTS).ids
 
 
-def test_a_memory_without_head(tmp_path, picture):
+def test_a_model_without_head_remembers_embeddings_and_says_so(tmp_path, picture):
     bundle = small_bundle()
     config = bundle.config | {"memssl": bundle.config["memssl"] | {"head": None}}
-    workbench = opened(replace(bundle, config=config, head=None, student=None), tmp_path)
-    assert len(workbench.neighbours(picture, "embedding").ids) == 20
-    with pytest.raises(ModelError, match="no projection head"):
-        workbench.neighbours(picture)
+    memory = replace(small_memory(dim=32), embeddings=None)
+    workbench = opened(replace(bundle, config=config, head=None, student=None, memory=memory), tmp_path)
+    embedding = workbench.embedding(picture)
+    cosines = memory.vectors @ (embedding / np.linalg.norm(embedding))
+    expected = np.argsort(-cosines[: SLOTS - NOISE_SLOTS])[:5]
+    for space in ("memory", "embedding"):
+        found = workbench.neighbours(picture, space, k=5)
+        assert found.space == "embedding" and found.ids.tolist() == expected.tolist()
+        np.testing.assert_allclose(found.scores, cosines[expected], atol=1e-3)
 
 
 def test_a_memory_that_is_all_noise(tmp_path, picture):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bundle.making import small_bundle
 from huggingface_hub import ModelCard
 
-from memssl_core.bundle.card import card
+from memssl_core.bundle.card import card, published_card
 
 
 def test_the_front_matter_is_what_the_hub_reads():
@@ -46,3 +46,23 @@ def test_words_cannot_break_out_of_the_table():
     config["memssl"]["provenance"].update(name="a\n# b", data="x | <script>")
     text = card(config)
     assert "\n# b" not in text and "<script>" not in text and "x \\| &lt;script>" in text
+
+
+def test_on_the_hub_the_card_loads_from_there():
+    text = published_card(card(small_bundle().config), "someone/small")
+    assert 'timm.create_model("hf-hub:someone/small", pretrained=True)  # embeddings' in text
+    assert 'open_model("hub:someone/small")' in text
+    assert "FOLDER" not in text and "OWNER/NAME" not in text
+    assert published_card("# my own words\n", "someone/small") == "# my own words\n"
+
+
+def test_a_model_that_was_not_trained_here_is_not_said_to_be():
+    config = small_bundle().config
+    config["memssl"].update(head=None, provenance={"repository": "timm/resnet18.a1_in1k", "license": "apache-2.0"})
+    config["memssl"]["memory"] = {"slots": 50, "block_size": None, "space": "embedding"}
+    text = card(config)
+    assert "ICML" not in text and "self-supervised" not in text and "`timm/resnet18.a1_in1k`" in text
+    assert "50 slots of embeddings (it has no projection head)" in text and "blocks" not in text
+    assert ModelCard(text).data.to_dict()["tags"] == ["timm", "memssl"]
+    config["memssl"]["provenance"]["family"] = "massl"
+    assert "ICML" in card(config)

@@ -17,8 +17,11 @@ import torch
 from bundle.making import NOISE_SLOTS, SLOTS, small_bundle, small_memory, thumbnail
 from timm.data import resolve_model_data_config
 
-from memssl_core.bundle.layout import FORMAT_VERSION, Bundle, open_bundle
+from memssl_core.bundle.layout import FORMAT_VERSION, Bundle, bundle_config, open_bundle
+from memssl_core.bundle.table import MemoryTable
+from memssl_core.data.images import Transform
 from memssl_core.errors import BundleError
+from memssl_core.model.backbone import create_backbone, embedding_width
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +327,54 @@ def test_nothing_is_unpickled(copy, monkeypatch):
     (copy / "model.safetensors").unlink()
     with pytest.raises(BundleError, match="model.safetensors is missing"):
         open_bundle(copy)
+
+
+FAMILIES = {
+    "registers": ("vit_tiny_patch16_224", {"depth": 2, "embed_dim": 48, "num_heads": 3, "reg_tokens": 2}),
+    "rotary": ("vit_small_patch16_dinov3", {"depth": 2, "embed_dim": 48, "num_heads": 3}),
+    "convolutional": ("resnet10t", {}),
+    "hierarchical": ("swin_tiny_patch4_window7_224", {}),
+}
+
+
+@pytest.mark.parametrize("architecture, args", FAMILIES.values(), ids=FAMILIES)
+def test_a_bundle_of_any_family_opens_here_and_in_timm(tmp_path, architecture, args):
+    torch.manual_seed(0)
+    model = create_backbone(architecture, **args).eval()
+    rows = np.eye(embedding_width(model), dtype=np.float32)[:5]
+    memory = MemoryTable(
+        vectors=rows,
+        cursor=0,
+        written=5,
+        image_id=np.arange(5),
+        uri=[None] * 5,
+        label=np.full(5, -1),
+        class_name=[None] * 5,
+        step=np.zeros(5),
+        box=np.tile([0, 0, 1, 1], (5, 1)),
+        thumbnails=[b""] * 5,
+    )
+    config = bundle_config(architecture, model, args, transform=Transform(256, 224), memory_slots=5)
+    assert config["memssl"]["memory"]["space"] == "embedding"
+    Bundle(config=config, backbone=model.state_dict(), memory=memory).save(tmp_path / "b")
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        expected = model(pixels)
+        torch.testing.assert_close(open_bundle(tmp_path / "b").make_backbone()(pixels), expected)
+        plain = timm.create_model(f"local-dir:{tmp_path / 'b'}", pretrained=True).eval()
+        torch.testing.assert_close(plain(pixels), expected)
+
+
+def test_the_way_of_the_positions_is_kept(tmp_path):
+    bundle = small_bundle()
+    pixels = torch.randn(1, 3, 32, 80)
+    found = []
+    for positions in ("timm", "original"):
+        bundle.config["memssl"]["positions"] = positions
+        bundle.save(tmp_path / positions)
+        with torch.inference_mode():
+            found.append(open_bundle(tmp_path / positions).make_backbone()(pixels))
+    assert not torch.allclose(*found, rtol=1e-3)
+    bundle.config["memssl"]["positions"] = "mine"
+    with pytest.raises(BundleError, match="positions 'mine'"):
+        bundle.save(tmp_path / "mine")

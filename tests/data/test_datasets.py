@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data.painting import colour, encoded, number_of, paint
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,22 +25,9 @@ from memssl_core.data.drawn import CLASS_NAMES, draw
 from memssl_core.errors import DataError, ImageError
 
 
-def colour(number: int) -> tuple[int, int, int]:
-    return number * 20 % 256, number * 50 % 256, 255 - number
-
-
-def paint(folder: Path, *names: str) -> list[str]:
-    """One-coloured PNG files, the colour telling the position in `names`."""
-    for number, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (10, 9), colour(number)).save(folder / name, "PNG")
-    return list(names)
-
-
 def painted(images: Images, image_id: int) -> int:
-    """Which of the colours a picture has."""
-    pixel = images.read(image_id).getpixel((0, 0))
-    return next(number for number in range(20) if colour(number) == pixel)
+    """Which of the pictures of `paint` it is."""
+    return number_of(lambda: images.read(image_id))
 
 
 def same(*pictures) -> bool:
@@ -121,8 +112,21 @@ def test_no_pictures_no_data(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("nothing")
     assert ".jpg" in refusal(str(tmp_path)) and ".eps" not in refusal(str(tmp_path))
     assert "is a file" in refusal(str(tmp_path / "notes.txt"))
-    for spec in (str(tmp_path / "gone"), "", "hf:beans", f"{tmp_path}+", "a\0b", "~nobody/at/home", "x" * 5000):
+    for spec in (str(tmp_path / "gone"), "", f"{tmp_path}+", "a\0b", "~nobody/at/home", "x" * 5000):
         assert "no such folder" in refusal(spec) or "no pictures" in refusal(spec)
+
+
+def test_listing_looks_at_folders_not_at_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for folder in "abc":
+        (tmp_path / folder).mkdir()
+        for number in range(200):
+            (tmp_path / folder / f"{number}.jpg").touch()
+    looks = []
+    for module, name in ((os, "stat"), (os, "lstat"), (datasets, "decode_image"), (datasets, "read_file")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *at, real=real, **how: (looks.append(at), real(*at, **how))[1])
+    assert len(open_images(str(tmp_path))) == 600
+    assert len(looks) < 100
 
 
 # Several sources
@@ -147,13 +151,18 @@ def test_a_folder_may_have_a_plus_in_its_name(tmp_path: Path):
 
 
 def table(path: Path, n: int, *, struct: bool = True, **columns: list) -> str:
-    pictures = []
-    for number in range(n):
-        paint(path.parent, "temporary.png")
-        Image.new("RGB", (10, 9), colour(number)).save(path.parent / "temporary.png")
-        data = (path.parent / "temporary.png").read_bytes()
-        pictures.append({"bytes": data, "path": f"p{number}.png" if number else None} if struct else data)
+    pictures = [
+        {"bytes": encoded(number), "path": f"p{number}.png" if number else None} if struct else encoded(number)
+        for number in range(n)
+    ]
     pq.write_table(pa.table({"image": pictures, **columns}), path, row_group_size=2)
+    return str(path)
+
+
+def noted(path: Path, features: object, **columns: list) -> str:
+    """A table with the note of `datasets` in its schema."""
+    note = json.dumps({"info": {"features": features}})
+    pq.write_table(pa.table(columns).replace_schema_metadata({"huggingface": note}), path)
     return str(path)
 
 
@@ -180,6 +189,41 @@ def test_labels_of_a_table_keep_their_order_as_numbers(tmp_path: Path):
     images = open_images(table(tmp_path / "t.parquet", 5, label=[10, 2, -1, None, 2]))
     assert images.class_names == ("2", "10")
     assert images.labels is not None and images.labels.tolist() == [1, 0, -1, -1, 0]
+
+
+def test_the_note_of_datasets_tells_picture_column_and_class_names(tmp_path: Path):
+    pictures = [{"bytes": encoded(number), "path": f"{number}.png"} for number in range(6)]
+    features = {"img": {"_type": "Image"}, "fine": {"_type": "ClassLabel", "names": ["pea", "<b>", "oak\x1b"]}}
+    fine = [2, 0, -1, None, 3, 2]
+    images = open_images(noted(tmp_path / "t.parquet", features, id=[*range(6)], img=pictures, fine=fine))
+    assert images.class_names == ("pea", "<b>", "oak\\x1b")  # in the order of their numbers, used or not
+    assert images.labels is not None and images.labels.tolist() == [2, 0, -1, -1, -1, 2]
+    assert [painted(images, i) for i in range(6)] == [*range(6)]
+    assert painted(pickle.loads(pickle.dumps(images)), 4) == 4
+
+
+@pytest.mark.parametrize("features", [None, [], "x", {"label": 3}, {"label": {"_type": "ClassLabel", "names": 7}}])
+def test_a_note_that_makes_no_sense_is_passed_over(tmp_path: Path, features: object):
+    images = open_images(noted(tmp_path / "t.parquet", features, image=[encoded(0), encoded(1)], label=[5, 3]))
+    assert images.class_names == ("3", "5") and images.uris == ("row 0", "row 1")
+
+
+def test_what_datasets_writes_is_read(tmp_path: Path):
+    script = """
+import sys, datasets
+from pathlib import Path
+features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["b", "a"])})
+pictures = [{"path": name, "bytes": Path(sys.argv[1], name).read_bytes()} for name in ("x.png", "y.png")]
+rows = {"image": pictures, "label": ["a", "b"]}
+datasets.Dataset.from_dict(rows, features=features).to_parquet(sys.argv[2])
+"""
+    paint(tmp_path, "x.png", "y.png")
+    path = tmp_path / "t.parquet"
+    subprocess.run([sys.executable, "-c", script, tmp_path, path], check=True, capture_output=True)
+    images = open_images(str(path))
+    assert [painted(images, i) for i in range(2)] == [0, 1]
+    assert images.class_names == ("b", "a") and images.labels is not None and images.labels.tolist() == [1, 0]
+    assert images.uris == ("x.png", "y.png")
 
 
 def test_rows_without_a_picture_are_named(tmp_path: Path):

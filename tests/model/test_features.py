@@ -122,6 +122,30 @@ def test_two_threads_walk_one_model_apart():
                 torch.testing.assert_close(entered.tokens, known.tokens)
 
 
+def test_another_thread_may_be_inside_the_model_while_a_walk_ends():
+    vit, picture = small_vit(), torch.randn(1, 3, 64, 64)
+    expected, main, inside, walked, found = vit(picture), threading.get_ident(), threading.Event(), threading.Event(), []
+
+    def hold_the_other(*_):  # it has listed the hooks of the module by now, the walk's among them
+        if threading.get_ident() != main:
+            inside.set()
+            walked.wait(20)
+
+    def start_the_other(*_):
+        if threading.get_ident() == main:
+            other.start()
+            assert inside.wait(20)
+
+    other = threading.Thread(target=lambda: found.append(vit(picture)))
+    vit.blocks[0].attn.register_forward_pre_hook(hold_the_other)
+    vit.norm.register_forward_pre_hook(start_the_other)
+    inputs, _ = walk(vit, picture)
+    walked.set()
+    other.join(20)
+    assert len(inputs) == 3
+    torch.testing.assert_close(found[0], expected)
+
+
 def test_a_walk_leaves_no_trace_on_the_model():
     vit = small_vit()
     before = vit.state_dict()

@@ -1,0 +1,113 @@
+"""What the folder of a training run holds, as a bundle: also of a run that is not finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from memssl_core import paths
+from memssl_core.bundle.layout import Bundle, bundle_config, check_bundle
+from memssl_core.bundle.table import MemoryTable
+from memssl_core.config import TrainConfig
+from memssl_core.data.datasets import Images, open_images
+from memssl_core.errors import MemsslError, RunError
+from memssl_core.model.pair import Pair
+from memssl_core.training.checkpoint import checkpoints, load_checkpoint
+from memssl_core.training.loop import CONFIG
+from memssl_core.training.probe import embedding_transform
+
+_UNFIT = (ArithmeticError, AttributeError, LookupError, MemsslError, RuntimeError, TypeError, ValueError)
+
+
+def run_weights(run: str) -> Path:
+    """The bundle folder of a finished run, or a checkpoint file.
+
+    Args: run, `NAME` below `paths.runs_dir()` or the path of a run folder, with `@STEP` a checkpoint of that step,
+        without the bundle, else the newest checkpoint. Raises: RunError if there is none.
+    """
+    name, at, step = run.rpartition("@")
+    name, wanted = (name, int(step)) if at and step.isdecimal() else (run, None)
+    folder = Path(name).expanduser() if "/" in name else paths.runs_dir() / name
+    if name in (".", "..") or not (folder / CONFIG).is_file():
+        raise RunError(f"There is no training run named {name.rpartition('/')[2]!r} here; check the name.")
+    if wanted is None and (folder / "bundle").is_dir():
+        return folder / "bundle"
+    steps = {int(path.stem.removeprefix("step-")): path for path in checkpoints(folder / "checkpoints")}
+    if not steps:
+        raise RunError(f"{folder.name} has saved no checkpoint yet; wait for its first one.")
+    if wanted is not None and wanted not in steps:
+        raise RunError(f"{folder.name} has no checkpoint of step {wanted}; it has {', '.join(map(str, steps))}.")
+    return steps[max(steps) if wanted is None else wanted]
+
+
+def checkpoint_bundle(checkpoint: Path) -> Bundle:
+    """Teacher, student and memory of a checkpoint in its run folder, without thumbnails and embeddings.
+
+    Names and labels of the remembered pictures come from the run's data source if it still opens to as many pictures.
+    Raises: RunError.
+    """
+    state, folder = load_checkpoint(checkpoint), checkpoint.parents[1]
+    try:
+        bundle = _bundle(state, folder)
+        check_bundle(bundle)
+    except _UNFIT as reason:
+        raise RunError(f"checkpoints/{checkpoint.name} is not one of this program; choose another.") from reason
+    return bundle
+
+
+def _bundle(state: dict[str, Any], folder: Path) -> Bundle:
+    config, step = TrainConfig(**state["config"]), int(state["step"])
+    with torch.random.fork_rng(devices=[]):
+        pair = Pair(config)
+    pair.load_state_dict(state["pair"])
+    data = str(json.loads((folder / CONFIG).read_bytes())["data"])
+    memory = _memory(state["memory"], _images(data, state["images"]))
+    settings = bundle_config(
+        config.backbone,
+        pair.teacher.backbone,
+        config.model_args(),
+        transform=embedding_transform(config),
+        head=pair.teacher.head,
+        memory_slots=memory.slots,
+        block_size=config.block_size,
+        student_temperature=config.student_temperature,
+        teacher_temperature=config.teacher_temperature,
+        provenance={"name": f"{folder.name}, step {step}", "data": data, "steps": step},
+    )
+    return Bundle(
+        config=settings,
+        backbone=pair.teacher.backbone.state_dict(),
+        head=pair.teacher.head.state_dict(),
+        student=pair.student.state_dict(),
+        memory=memory,
+    )
+
+
+def _images(data: str, count: int) -> Images | None:
+    try:
+        images = open_images(data)
+    except MemsslError:
+        return None
+    return images if len(images) == count else None
+
+
+def _memory(kept: dict[str, torch.Tensor], images: Images | None) -> MemoryTable:
+    ids = kept["image_id"].tolist()
+    known = [i if images and 0 <= i < len(images) else None for i in ids]
+    labels = [images.label(i) if images and i is not None else None for i in known]
+    return MemoryTable(
+        vectors=kept["vectors"].numpy(),
+        cursor=int(kept["cursor"]),
+        written=int(kept["written"]),
+        image_id=kept["image_id"].numpy(),
+        uri=[images.uris[i] if images and i is not None else None for i in known],
+        label=np.array([-1 if label is None else label for label in labels]),
+        class_name=[images.class_names[label] if images and label is not None else None for label in labels],
+        step=kept["step"].numpy(),
+        box=kept["box"].numpy(),
+        thumbnails=[None] * len(ids),
+    )

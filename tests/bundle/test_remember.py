@@ -1,0 +1,122 @@
+"""A memory for any model, against the model asked picture by picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from bundle.making import small_bundle
+from PIL import Image
+
+from analysis import Workbench
+from memssl_core.bundle.layout import open_bundle
+from memssl_core.bundle.remember import remember
+from memssl_core.data.images import Transform
+from memssl_core.data.streams import open_stream
+from memssl_core.errors import DataError
+from memssl_core.sources import open_model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """90 pictures in two classes, one of them unreadable."""
+    for i in range(90):
+        path = tmp_path / "pictures" / ("cats" if i % 3 else "dogs") / f"{i:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(i).integers(0, 255, (8, 12 + i % 7, 3), np.uint8)
+        Image.fromarray(noise).resize((80 + i % 7, 60)).save(path)
+    (tmp_path / "pictures" / "cats" / "004.png").write_bytes(b"no picture")
+    return tmp_path / "pictures"
+
+
+def with_head(tmp_path):
+    small_bundle().save(tmp_path / "model")
+    return open_model(str(tmp_path / "model"))
+
+
+def without_head(tmp_path):
+    return open_model("random:resnet10t@1")
+
+
+@pytest.mark.parametrize("make", [with_head, without_head])
+def test_a_memory_holds_what_the_model_says_of_each_picture(make, folder, tmp_path):
+    model, events = make(tmp_path), []
+    memory = remember(
+        model.backbone,
+        model.head,
+        model.transform,
+        open_stream(str(folder)),
+        emit=lambda event, *, step, **facts: events.append((event, step, facts)),
+    )
+    assert memory is not None and memory.slots == memory.written == 89 and memory.cursor == 0
+    skipped = [facts for event, _, facts in events if event == "skipped_image"]
+    assert len(skipped) == 1 and "004.png" in skipped[0]["message"]
+    assert [(step, facts["total"]) for event, step, facts in events if event == "progress"][-1] == (90, 90)
+    workbench = Workbench(model)
+    for slot in (0, 41, 88):
+        row = memory.rows(np.array([slot]))[0]
+        picture = folder / row["uri"]
+        assert row["class_name"] == picture.parent.name and row["thumbnail"][:4] == b"RIFF"
+        embedding = workbench.embedding(picture)
+        known = embedding / np.linalg.norm(embedding) if model.head is None else workbench.projection(picture)
+        np.testing.assert_allclose(memory.vectors[slot], known, atol=1e-4)
+        if model.head is not None:
+            np.testing.assert_allclose(memory.embeddings[slot], embedding, rtol=1e-3, atol=1e-4)
+    model.as_bundle(memory).save(tmp_path / "given")
+    again = Workbench(open_model(str(tmp_path / "given")))
+    found = again.neighbours(folder / "cats" / "001.png", k=1)
+    assert found.scores[0] == pytest.approx(1, abs=1e-3)
+    if model.head is None:
+        assert found.space == "embedding" and found.rows[0]["uri"] == "cats/001.png"
+
+
+def test_of_too_many_pictures_a_seeded_sample_is_taken(folder, tmp_path):
+    model = with_head(tmp_path)
+    take = lambda seed: remember(
+        model.backbone, model.head, model.transform, open_stream(str(folder)), slots=10, seed=seed
+    ).image_id.tolist()
+    assert take(0) == take(0) == sorted(take(0)) and take(0) != take(1) and len(set(take(0))) == 10
+
+
+def test_nothing_readable_and_being_stopped(folder, tmp_path):
+    model, stream = with_head(tmp_path), open_stream(str(folder))
+    assert remember(model.backbone, None, model.transform, stream, should_stop=lambda: True) is None
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.png").write_bytes(b"")
+    with pytest.raises(DataError, match="none of its pictures"):
+        remember(model.backbone, None, model.transform, open_stream(str(tmp_path / "bad")))
+    with pytest.raises(DataError, match="0 slots"):
+        remember(model.backbone, None, model.transform, stream, slots=0)
+
+
+def test_equal_pictures_give_an_equal_bundle(folder, tmp_path):
+    model = with_head(tmp_path)
+
+    def give(out):
+        stream = open_stream(str(folder))
+        model.as_bundle(remember(model.backbone, model.head, model.transform, stream)).save(tmp_path / out)
+        return open_bundle(tmp_path / out).bundle_hash
+
+    assert give("one") == give("two")
+
+
+def test_boxes_are_what_the_model_saw(folder, tmp_path):
+    """A picture whose red and green are its x and y: the crop's extremes are the edges of the box."""
+    ramps = tmp_path / "ramps"
+    ramps.mkdir()
+    for width, height in ((256, 128), (96, 240), (64, 64)):
+        x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+        picture = np.stack([x, y, 0 * x], -1).round().astype(np.uint8)
+        Image.fromarray(picture).save(ramps / f"{width}.png")
+    model, transform = with_head(tmp_path), Transform(72, 64, mean=(0, 0, 0), std=(1, 1, 1))
+    memory = remember(model.backbone, model.head, transform, open_stream(str(ramps)))
+    for slot, item in enumerate(open_stream(str(ramps)).items()):
+        seen = transform(item.read())[:2].flatten(1)
+        edges = torch.cat([seen.min(1).values, seen.max(1).values])
+        np.testing.assert_allclose(memory.box[slot], edges, atol=0.03)
+
+
+def test_threads_and_generators_are_left_alone(folder, tmp_path):
+    model, state = with_head(tmp_path), torch.get_rng_state()
+    remember(model.backbone, model.head, model.transform, open_stream(str(folder)), slots=5)
+    assert torch.equal(torch.get_rng_state(), state)
