@@ -93,13 +93,16 @@ def test_a_model_without_head_remembers_embeddings(tmp_path):
 # --- plain timm models
 
 
-@pytest.mark.parametrize("name", ["test_vit", "resnet10t", "vit_small_patch14_dinov2.lvd142m", "convnext_tiny.in12k"])
+@pytest.mark.parametrize(
+    "name",
+    ["test_vit", "resnet10t", "vit_small_patch14_dinov2.lvd142m", "convnext_tiny.in12k", "vit_base_patch16_siglip_224"],
+)
 def test_pictures_go_in_as_timm_prepares_them(name):
     registered: Any = get_pretrained_cfg(name)
     looks = registered.to_dict()
     noise = np.random.default_rng(0).integers(0, 256, (70, 101, 3), np.uint8)
     picture = Image.fromarray(noise).resize((404, 280), Image.Resampling.BICUBIC)
-    named = {key: looks[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct")}
+    named = {key: looks[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")}
     expected: Any = create_transform(**named, is_training=False)
     np.testing.assert_allclose(timm_transform(looks)(picture).numpy(), expected(picture).numpy(), atol=1e-6)
 

@@ -86,7 +86,8 @@ class Bundle:
             mean, std = ([float(x) for x in _get(looks, name, list)] for name in ("mean", "std"))
             if max(sizes) > 4096 or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
                 raise ValueError
-            return Transform(*sizes, _get(looks, "interpolation", str), tuple(mean), tuple(std))  # type: ignore[arg-type]
+            names = [_get(looks, "interpolation", str), _get(looks, "crop_mode", str, "center")]
+            return Transform(*sizes, names[0], tuple(mean), tuple(std), names[1])  # type: ignore[arg-type]
         except (ConfigError, TypeError, ValueError) as reason:
             raise BundleError(f"{CONFIG} has an unusable transform ({looks}); {_AGAIN}.") from reason
 
@@ -144,7 +145,7 @@ def bundle_config(
             and no clock values, so that equal runs give equal bundles.
     """
     looks: dict[str, Any] = {"resize_px": int(transform.resize_px), "crop_px": int(transform.crop_px)}
-    looks |= {"interpolation": transform.interpolation}
+    looks |= {name: getattr(transform, name) for name in ("interpolation", "crop_mode")}
     looks |= {name: [float(x) for x in getattr(transform, name)] for name in ("mean", "std")}
     built_in = dict(getattr(backbone, "pretrained_cfg", None) or {})
     pretrained_cfg = {
@@ -153,8 +154,7 @@ def bundle_config(
         "input_size": [3, looks["crop_px"], looks["crop_px"]],
         "fixed_input_size": False,
         "crop_pct": looks["crop_px"] / looks["resize_px"],
-        "crop_mode": "center",
-        **{name: looks[name] for name in ("interpolation", "mean", "std")},
+        **{name: looks[name] for name in ("interpolation", "mean", "std", "crop_mode")},
         "num_classes": 0,
         **{name: built_in.get(name) for name in ("pool_size", "first_conv", "classifier")},
     }

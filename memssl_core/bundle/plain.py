@@ -84,7 +84,7 @@ def timm_files(name: str) -> tuple[str, list[str]]:
 
 
 def timm_transform(looks: dict[str, Any]) -> Transform:
-    """timm's evaluation transform: short side to crop / crop_pct, rounded down, then the centre crop.
+    """timm's evaluation transform: short side (squash: both) to crop / crop_pct, rounded down, then the centre crop.
 
     Args: looks, a pretrained_cfg. Raises: ModelError if it is not usable.
     """
@@ -94,6 +94,7 @@ def timm_transform(looks: dict[str, Any]) -> Transform:
         mean, std = (tuple(float(x) for x in looks[name]) for name in ("mean", "std"))
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or resize_px > 4096:
             raise ValueError
-        return Transform(resize_px, crop_px, str(looks["interpolation"]), mean, std)
+        crop_mode = "squash" if looks.get("crop_mode") == "squash" else "center"  # "border" is that of a few old models
+        return Transform(resize_px, crop_px, str(looks["interpolation"]), mean, std, crop_mode)
     except (ArithmeticError, ConfigError, LookupError, TypeError, ValueError) as reason:
         raise ModelError("This model does not tell in a usable way how its pictures are prepared.") from reason

@@ -272,8 +272,12 @@ class Transform:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    crop_mode: str = "center"
+    """`squash`: both sides to `resize_px` whatever the aspect, as timm does for SigLIP"""
 
     def __post_init__(self) -> None:
+        if self.crop_mode not in ("center", "squash"):
+            raise ConfigError(f"crop_mode {printable(self.crop_mode)!r} is unknown; choose center or squash")
         if self.interpolation.upper() not in Image.Resampling.__members__:
             names = ", ".join(Image.Resampling.__members__).lower()
             raise ConfigError(f"interpolation {printable(self.interpolation)!r} is unknown; choose one of {names}")
@@ -284,20 +288,26 @@ class Transform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image of any size -> float32 [3,crop_px,crop_px]."""
+        if self.crop_mode == "squash":
+            return self.normalise(self._cropped(image, (self.resize_px, self.resize_px)))
         short = min(image.size)
         if max(image.size) > MAX_ASPECT * short:
             limit = MAX_ASPECT * short
             image = ImageOps.fit(image, (min(image.width, limit), min(image.height, limit)))
         width, height = (self.resize_px if side == short else int(self.resize_px * side / short) for side in image.size)
-        image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
-        left, top = round((width - self.crop_px) / 2), round((height - self.crop_px) / 2)
-        return self.normalise(image.crop((left, top, left + self.crop_px, top + self.crop_px)))
+        return self.normalise(self._cropped(image, (width, height)))
+
+    def _cropped(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        image = image.resize(size, Image.Resampling[self.interpolation.upper()])
+        left, top = (round((side - self.crop_px) / 2) for side in size)
+        return image.crop((left, top, left + self.crop_px, top + self.crop_px))
 
     def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of a picture that is kept, about: x0, y0, x1, y1 in 0..1 of it."""
-        side = min(width, height) * self.crop_px / self.resize_px
-        left, top = (width - side) / 2, (height - side) / 2
-        return left / width, top / height, (left + side) / width, (top + side) / height
+        share = self.crop_px / self.resize_px
+        short = min(width, height)
+        across, down = (share * short / side if self.crop_mode == "center" else share for side in (width, height))
+        return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
 
     def normalise(self, image: Image.Image) -> Tensor:
         """RGB image -> float32 [3,H,W]: divided by 255, less the mean, over the deviation; no resizing."""

@@ -120,3 +120,15 @@ def test_threads_and_generators_are_left_alone(folder, tmp_path):
     model, state = with_head(tmp_path), torch.get_rng_state()
     remember(model.backbone, model.head, model.transform, open_stream(str(folder)), slots=5)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("size, mode", [((300, 200), "center"), ((200, 300), "center"), ((300, 200), "squash")])
+def test_the_box_is_what_the_model_saw(size, mode):
+    """A picture whose pixels tell where they lie, sent through the transform."""
+    x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
+    picture = Image.fromarray((255 * np.dstack([x, y, 0 * x])).astype(np.uint8))
+    transform = Transform(128, 112, mean=(0, 0, 0), std=(1, 1, 1), crop_mode=mode)
+    seen = transform(picture)[:2].numpy()
+    x0, y0, x1, y1 = transform.crop_box(*size)
+    edges = [seen[0].min(), seen[1].min(), seen[0].max(), seen[1].max()]
+    np.testing.assert_allclose(edges, [x0, y0, x1, y1], atol=0.02)
