@@ -33,6 +33,8 @@ from memssl_core.sources import Model, open_model, source_state
 
 MAX_TOKENS = 4096
 """patches of a picture at most: 512×512 px at patch 8, 1024×1024 at patch 16; a larger picture is reduced"""
+MAX_INPUT_PIXELS = 1 << 20
+"""pixels of a picture at most, which binds where cells are larger: 1024×1024 px"""
 TOKEN_CACHE_BYTES = 256 << 20
 MODELS_BUDGET_BYTES = 3 << 30
 
@@ -72,8 +74,8 @@ class Workbench:
     def pixels(self, image: ImageSource, size: int | None = None) -> tuple[np.ndarray, Frame]:
         """float32 [3, H, W] as the backbone gets a picture for maps, and its frame.
 
-        The aspect is kept, the long side is `size` pixels (None: the picture's own) up to `max_tokens` patches, sides
-        are multiples of the patch side.
+        The aspect is kept, the long side is `size` pixels (None: the picture's own) up to `max_tokens` patches and
+        MAX_INPUT_PIXELS, sides are multiples of the patch side.
         """
         pixels, frame = self._pixels(image, size)
         return pixels.numpy(), frame
@@ -136,12 +138,21 @@ class Workbench:
             return head(rows)[0].cpu().numpy()
 
     def features(self, image: ImageSource, size: int | None = None) -> tuple[np.ndarray, Frame]:
-        """float32 [rows, columns, C], and the frame as in `pixels`: patch tokens after the final norm, or the last
-        feature map of a convolutional or hierarchical model."""
-        pixels, frame = self._pixels(image, size)
-        with self._forward, torch.inference_mode():
-            cells = feature_map(self.model.backbone, pixels[None].to(self.device))[0]
-        return cells.permute(1, 2, 0).float().cpu().numpy(), frame
+        """float32 [rows, columns, C], and the frame of its cells: patch tokens after the final norm, or the last
+        feature map of a convolutional or hierarchical model.
+
+        Sizes as in `pixels`; a model that takes no picture but its own size sees its own centre crop if `size` is None.
+        """
+        picture, box = decode_image(image), (0.0, 0.0, 1.0, 1.0)
+        pixels, frame = self._pixels(picture, size)
+        try:
+            cells = self._cells(pixels)
+        except ModelError:
+            if size is not None:
+                raise
+            transform = self.model.transform
+            cells, box = self._cells(transform(picture)), transform.crop_box(*picture.size)
+        return cells, _frame_of_cells(frame, cells.shape[:2], box)
 
     def neighbours(
         self, image: ImageSource, space: Space = "memory", k: int = 20, *, key: str | None = None
@@ -173,8 +184,14 @@ class Workbench:
         if size is not None and not 1 <= size <= 16_384:
             raise ModelError(f"size is {size}; choose a long side from 1 to 16384 pixels.")
         side = patch_px(self.model.backbone)
-        fitted, frame = fit_to_patches(decode_image(image), patch_px=side, size=size, max_tokens=self.max_tokens)
+        most = max(1, min(self.max_tokens, MAX_INPUT_PIXELS // side**2))
+        fitted, frame = fit_to_patches(decode_image(image), patch_px=side, size=size, max_tokens=most)
         return self.model.transform.normalise(fitted), frame
+
+    def _cells(self, pixels: Tensor) -> np.ndarray:
+        with self._forward, torch.inference_mode():
+            cells = feature_map(self.model.backbone, pixels[None].to(self.device))[0]
+            return cells.permute(1, 2, 0).float().cpu().numpy()
 
     def _walk(self, image: ImageSource, size: int | None, key: str | None) -> _Walked:
         sized = key or picture_key(image), size
@@ -271,6 +288,15 @@ def picture_key(image: ImageSource) -> str:
         raise ModelError("An open file can be read only once; hand over its bytes or its path.")
     header = f"{image.shape} {image.dtype}".encode()
     return hashlib.sha256(header + np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def _frame_of_cells(frame: Frame, cells: tuple[int, ...], box: tuple[float, float, float, float]) -> Frame:
+    """The frame of (rows, columns) cells that share a box (x0, y0, x1, y1 in 0..1) of the picture evenly."""
+    (rows, columns), (x0, y0, x1, y1) = cells, box
+    scale_x = columns * frame.patch_px / ((x1 - x0) * frame.width)
+    scale_y = rows * frame.patch_px / ((y1 - y0) * frame.height)
+    left_px, top_px = x0 * frame.width * scale_x, y0 * frame.height * scale_y
+    return Frame(frame.width, frame.height, rows, columns, frame.patch_px, scale_x, scale_y, left_px, top_px)
 
 
 def _handle(model: Model) -> str:

@@ -16,8 +16,10 @@ import tyro
 
 from memssl_core.config import PRESETS, TrainConfig
 from memssl_core.errors import MemsslError
+from memssl_core.paths import without_folders
 
 if TYPE_CHECKING:
+    from memssl_core.data.streams import Stream
     from memssl_core.jobs import Work
     from memssl_core.sources import Model
 
@@ -114,7 +116,7 @@ def remember(model: Source, data: str, out: Path, slots: int = 131_072, device: 
         from memssl_core.device import choose_device
 
         _refuse_strangers(out)
-        stream, where = open_stream(data), choose_device(device)
+        stream, where = _opened(open_stream(data)), choose_device(device)
         opened, skipped = _open(model, work), 0
 
         def emit(event: str, *, step: int, **facts: Any) -> None:
@@ -127,11 +129,12 @@ def remember(model: Source, data: str, out: Path, slots: int = 131_072, device: 
         memory = fill(opened.backbone.to(where), head, opened.transform, stream, **asked)
         if memory is None:
             raise MemsslError("Stopped; no bundle was written.")
-        facts = {"memory_data": stream.spec, "memory_model": model, "memory_model_hash": opened.model_hash}
+        facts: dict[str, Any] = {"memory_data": without_folders(stream.spec), "memory_model": without_folders(model)}
+        facts["memory_model_hash"] = opened.model_hash
         facts |= {"memory_pictures": memory.slots, "memory_skipped": skipped}
         opened.as_bundle(memory, provenance=facts).save(out)
         work.finish(out)
-        print(out)
+    print(out)
 
 
 def embed(
@@ -159,7 +162,7 @@ def embed(
         from memssl_core.data.streams import open_stream
         from memssl_core.device import choose_device
 
-        stream, where = open_stream(data), choose_device(device)
+        stream, where = _opened(open_stream(data)), choose_device(device)
         if where.type == "cuda" and "LOCAL_RANK" in os.environ:
             where = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
         opened = _open(model, work)
@@ -167,9 +170,10 @@ def embed(
         backbone, digest = opened.backbone.to(where), opened.model_hash
         if embed_collection(backbone, opened.transform, stream, out, model_hash=digest, **asked):
             work.finish(out)
-            print(out)
-        else:
-            print(f"Stopped. The same command goes on with {out}.", file=sys.stderr)
+    if work.result:
+        print(out)
+    else:
+        print(f"Stopped. The same command goes on with {out}.", file=sys.stderr)
 
 
 def convert(
@@ -199,7 +203,7 @@ def convert(
             print(told, file=sys.stderr)
         read(file, family=family, architecture=arch, dtype=dtype).save(out)
         work.finish(out)
-        print(out)
+    print(out)
 
 
 def publish(
@@ -222,12 +226,11 @@ def publish(
         from memssl_core.bundle.hub import publish as send
 
         sent = send(bundle, repo, public=public, dry_run=dry_run, emit=work.emit)
-        for name, size in sent.files:
-            print(f"{size:>12,} bytes  {name}", file=sys.stdout if dry_run else sys.stderr)
-        kind = "private" if sent.private else "public"
-        told = sent.url or f"Nothing was sent; {repo} would be {kind}."
+        told = sent.url or f"Nothing was sent; {repo} would be {'private' if sent.private else 'public'}."
         work.finish(told)
-        print(told)
+    for name, size in sent.files:
+        print(f"{size:>12,} bytes  {name}", file=sys.stdout if dry_run else sys.stderr)
+    print(told)
 
 
 def fetch(model: Source, job: Job = None) -> None:
@@ -242,7 +245,7 @@ def fetch(model: Source, job: Job = None) -> None:
 
         bring(model, emit=work.emit, should_stop=work.should_stop)
         work.finish(model)
-        print(model)
+    print(model)
 
 
 def _open(source: str, work: Work) -> Model:
@@ -271,6 +274,13 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "draw": draw,
     **{verb.__name__: partial(_typed, verb) for verb in (remember, embed, convert, publish, fetch)},
 }
+
+
+def _opened(stream: Stream) -> Stream:
+    """The stream; what was left out of it is told."""
+    for note in stream.notes:
+        print(note, file=sys.stderr)
+    return stream
 
 
 @contextmanager

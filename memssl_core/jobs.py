@@ -66,7 +66,7 @@ def event_writer(path: Path, *also: Emit) -> Emit:
 def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """The whole lines of an event file from a byte offset on, and the offset after them.
 
-    A last line that is still being written, or was cut off by a crash, is left for the next time.
+    A last line that is still being written is left for the next time; one that a crash cut off is passed over.
     """
     try:
         with open(path, "rb") as file:
@@ -75,7 +75,11 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
     except FileNotFoundError:
         return [], offset
     lines = whole.split(b"\n") if whole else []
-    return [json.loads(line) for line in lines if line], offset + (len(whole) + 1 if whole else 0)
+    events = []
+    for line in lines:
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return events, offset + (len(whole) + 1 if whole else 0)
 
 
 @dataclass(frozen=True)

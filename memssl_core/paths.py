@@ -31,3 +31,15 @@ def jobs_dir() -> Path:
 def bundles_dir() -> Path:
     """Bundles that were made here."""
     return home() / "bundles"
+
+
+def without_folders(source: str) -> str:
+    """A data or model source as strangers may read it: of a folder or file only its last name."""
+    return "+".join(_last_name(part) for part in source.split("+"))
+
+
+def _last_name(source: str) -> str:
+    scheme, colon, rest = source.partition(":")
+    if not colon:
+        return Path(source).name
+    return source if scheme not in ("bundle", "parquet", "wds", "run") else f"{scheme}:{Path(rest).name}"

@@ -15,13 +15,19 @@ from memssl_core.jobs import Emit
 @contextmanager
 def progress() -> Iterator[Emit]:
     """A listener for `progress` and `skipped_image` events that draws on standard error."""
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=None)
+    bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False)
+    task = bar.add_task("starting", total=None)
 
-        def listen(event: str, *, step: int, **facts: Any) -> None:
-            if event == "progress":
-                bar.update(task, completed=step, total=facts.get("total"), description=facts["words"])
-            elif event == "skipped_image":
-                bar.console.print(facts["message"], markup=False)
+    def listen(event: str, *, step: int, **facts: Any) -> None:
+        if event == "progress":
+            if bar.console.is_interactive:  # not in a log
+                bar.start()
+            bar.update(task, completed=step, total=facts.get("total"), description=facts["words"])
+        elif event == "skipped_image":
+            bar.console.print(facts["message"], markup=False)
 
+    try:
         yield listen
+    finally:
+        if bar.live.is_started:
+            bar.stop()

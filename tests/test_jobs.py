@@ -164,6 +164,16 @@ def test_another_process_with_the_same_number_is_not_the_job(tmp_path):
     assert state(job) == "lost"
 
 
+def test_a_line_that_a_crash_cut_off_is_passed_over(tmp_path):
+    emit = event_writer(tmp_path / "events.jsonl")
+    emit("progress", step=1)
+    with open(tmp_path / "events.jsonl", "a") as file:
+        file.write('{"event": "prog')
+    emit("progress", step=2)
+    emit("progress", step=3)
+    assert [event["step"] for event in read_events(tmp_path / "events.jsonl")[0]] == [1, 3]
+
+
 @given(words=st.lists(st.text(max_size=8), max_size=6), cuts=st.lists(st.integers(0, 600), max_size=6))
 def test_events_are_read_whole_wherever_the_file_ends(tmp_path_factory, words, cuts):
     folder = tmp_path_factory.mktemp("events")

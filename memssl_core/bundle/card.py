@@ -63,7 +63,7 @@ def card(config: dict[str, Any], *, hours: float | None = None) -> str:
         "backbone": f"`{config['architecture']}` {_words(sizes)}",
         "embedding": f"width {config['num_features']}",
         "projection": head and f"width {head['out_dim']}, hidden {head['hidden_dim']}",
-        "memory": memory and _memory(memory),
+        "memory": memory and _memory(memory, told.get("memory_data")),
         "temperatures": _words({key: value for key, value in temperatures.items() if value is not None}),
         "picture": f"short side to {looks['resize_px']} px ({looks['interpolation']}), centre {looks['crop_px']} px",
         "weights": told.get("repository") and f"`{told['repository']}`",
@@ -93,17 +93,16 @@ def published_card(readme: str, repo: str) -> str:
     return readme.replace('# or "hf-hub:OWNER/NAME"; ', "# ")
 
 
-def _memory(memory: dict[str, Any]) -> str:
+def _memory(memory: dict[str, Any], data: object) -> str:
     blocks = f", compared in blocks of {memory['block_size']:,}" if memory.get("block_size") else ""
     kind = " of embeddings (it has no projection head)" if memory.get("space") == "embedding" else ""
-    return f"{memory['slots']:,} slots{kind}{blocks}"
+    pictures = f", pictures of `{data}`" if data else ""
+    return f"{memory['slots']:,} slots{kind}{blocks}{pictures}"
 
 
 def _figures(figures: dict[str, float]) -> str:
-    rows = "\n".join(
-        f"| {_line(key.replace('knn_top1', 'k-NN top-1 (%)').replace('_', ' '))} | {value:.4g} |"
-        for key, value in figures.items()
-    )
+    named = {key.replace("knn_top1", "k-NN top-1 (%)").replace("rankme", "RankMe"): figures[key] for key in figures}
+    rows = "\n".join(f"| {_line(name.replace('_', ' '))} | {value:.4g} |" for name, value in named.items())
     return f"\n## Figures\n\n| measure | value |\n|---|---|\n{rows}\n" if figures else ""
 
 

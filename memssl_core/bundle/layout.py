@@ -147,12 +147,12 @@ def bundle_config(
     looks: dict[str, Any] = {"resize_px": int(transform.resize_px), "crop_px": int(transform.crop_px)}
     looks |= {name: getattr(transform, name) for name in ("interpolation", "crop_mode")}
     looks |= {name: [float(x) for x in getattr(transform, name)] for name in ("mean", "std")}
-    built_in = dict(getattr(backbone, "pretrained_cfg", None) or {})
+    built_in, any_size = dict(getattr(backbone, "pretrained_cfg", None) or {}), any_size_args(backbone)
     pretrained_cfg = {
         "tag": "memssl",
         "custom_load": False,
         "input_size": [3, looks["crop_px"], looks["crop_px"]],
-        "fixed_input_size": False,
+        "fixed_input_size": bool(built_in.get("fixed_input_size")) and not any_size,
         "crop_pct": looks["crop_px"] / looks["resize_px"],
         **{name: looks[name] for name in ("interpolation", "mean", "std", "crop_mode")},
         "num_classes": 0,
@@ -173,7 +173,7 @@ def bundle_config(
         "num_classes": 0,
         "num_features": backbone.num_features,
         "global_pool": pooling if isinstance(pooling, str) else getattr(pooling, "pool_type", ""),
-        "model_args": {**model_args, "num_classes": 0, **any_size_args(backbone)},
+        "model_args": {**model_args, "num_classes": 0, **any_size},
         "pretrained_cfg": pretrained_cfg,
         "memssl": ours,
     }
@@ -322,7 +322,12 @@ def _check_state(name: str, state: dict[str, Tensor], expected: dict[str, Tensor
 
 
 def _packed(state: dict[str, Tensor]) -> bytes:
-    tensors = {key: state[key].detach().cpu().contiguous() for key in sorted(state)}
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()  # some models (CoaT) use a tensor under several names; the file holds each of them
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        tensors[key] = tensor.clone() if tensor.data_ptr() in places else tensor
+        places.add(tensor.data_ptr())
     return safetensors.torch.save(tensors, {"format": "pt"})
 
 

@@ -88,5 +88,5 @@ def _chosen(stream: Stream, slots: int, seed: int) -> Iterator[Item]:
     if stream.count is None or stream.count <= slots:
         return islice(stream.items(), slots)
     random = np.random.Generator(np.random.Philox(key=seed))
-    ranks = {*random.permutation(stream.count)[:slots].tolist()}
+    ranks = {*random.choice(stream.count, slots, replace=False, shuffle=False).tolist()}
     return (item for rank, item in enumerate(stream.items()) if rank in ranks)

@@ -55,7 +55,8 @@ def open_hub_rows(spec: str) -> HubRows | Images:
         rows = rows.decode(False).select_columns([name for name in (image, label) if name])
         files = tuple(map(str, builder.config.data_files[split]))
         told = (builder.info.splits or {}).get(split)
-        return HubRows(spec, repo, rows, image, label, names, files, told.num_examples or None if told else None)
+        count = told.num_examples if told and told.num_examples > 0 else None
+        return HubRows(spec, repo, rows, image, label, names, files, count)
 
 
 def _downloaded(spec: str, builder: Any, repo: str, split: str) -> Images:
@@ -65,8 +66,6 @@ def _downloaded(spec: str, builder: Any, repo: str, split: str) -> Images:
     rows = builder.as_dataset(split=split)
     image, label, names = _columns(spec, rows.features)
     paths = [path for chunk in rows.data.column(image).chunks for path in chunk.field("path").to_pylist()]
-    if not paths:
-        raise DataError(f"{printable(spec)}: this split has no rows. Choose another.")
     values = rows.data.column(label).to_pylist() if label else []
     pictures = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     uris = tuple(_uri(path, row) for row, path in enumerate(paths))
@@ -200,12 +199,14 @@ def _uri(path: str | None, row: int) -> str:
 def _builder(spec: str) -> tuple[Any, str, str]:
     """The library's builder of a data set, the repository's name, and which of its splits is meant."""
     import datasets
+    from datasets import config as settings
 
     parts = _SPEC.fullmatch(spec)
     if parts is None:
         raise DataError(
             f"{printable(spec)!r} does not name a data set of the Hub. Write {FORM}, such as hf:uoft-cs/cifar10:test."
         )
+    settings.HF_UPDATE_DOWNLOAD_COUNTS = False  # it would tell a host that nobody asked for
     repo, config, split = "/".join(parts[1].split("/")[:2]), parts["config"], parts["split"]
     where = f"hf://datasets/{repo}"  # never a local folder of that name
     try:
@@ -218,10 +219,7 @@ def _builder(spec: str) -> tuple[Any, str, str]:
             f"{printable(spec)}: this data set has {_listed(configs)}. Write one of them as "
             f"hf:{repo}/{printable(configs[0])}."
         ) from None
-    files = builder.config.data_files or {}
-    if not all(str(file).startswith("hf://") for group in files.values() for file in group):
-        raise DataError(f"{printable(spec)} names files that are not on the Hub; such a data set is not opened.")
-    splits = list(map(str, files or builder.info.splits or ()))
+    splits = list(map(str, builder.config.data_files or builder.info.splits or ()))
     if split is None:
         split = splits[0] if len(splits) == 1 else "train"
     if split not in splits:

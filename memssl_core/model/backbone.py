@@ -46,8 +46,14 @@ def _create(name: str, model_args: dict[str, Any]) -> nn.Module:
 
 
 def embed(backbone: nn.Module, pixels: Tensor) -> Tensor:
-    """[B, 3, H, W] normalised pixels -> [B, C] embeddings: the class token after the final norm (or timm's pooling)."""
-    return backbone(pixels)
+    """[B, 3, H, W] normalised pixels -> [B, C] embeddings: the class token after the final norm (or timm's pooling).
+
+    ModelError for the few encoders of language models that give tokens and do not pool them.
+    """
+    rows = backbone(pixels)
+    if not isinstance(rows, Tensor) or rows.ndim != 2:
+        raise ModelError(f"{type(backbone).__name__} gives no embedding of a whole picture; choose another model.")
+    return rows
 
 
 def any_size_args(backbone: nn.Module) -> dict[str, bool]:

@@ -14,6 +14,7 @@ import torch
 from timm.layers import Attention, AttentionRope
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention
+from timm.models.hiera import Hiera
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -101,23 +102,32 @@ def walk(backbone: nn.Module, pixels: Tensor) -> tuple[list[AttentionInput], Ten
 def feature_map(backbone: nn.Module, pixels: Tensor) -> Tensor:
     """[B, 3, H, W] normalised pixels -> [B, C, rows, columns]: patch tokens after the final norm, or the last map.
 
-    The sides must be multiples of `patch_px`. ModelError for a model that gives neither, or not at this size.
+    The sides must be multiples of `patch_px`; there are then H / patch_px rows, except in some convolutional models,
+    which cut or pad the edges. ModelError for a model that gives no map, or not at this size.
     """
     try:
-        features = backbone.forward_features(pixels)  # type: ignore[operator]
-    except (AssertionError, RuntimeError) as reason:
+        cells = _cells(backbone, pixels)
+    except (AssertionError, RuntimeError, ValueError) as reason:
         size = "×".join(str(side) for side in reversed(pixels.shape[2:]))
         raise ModelError(
             f"{type(backbone).__name__} cannot read a picture of {size} pixels; try its own size."
         ) from reason
-    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+    if cells is None:
         raise ModelError(f"{type(backbone).__name__} gives no feature map; choose another model.")
-    if features.ndim == 4:
-        last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
-        return features.permute(0, 3, 1, 2) if last else features
-    side = patch_px(backbone)
-    grid = pixels.shape[2] // side, pixels.shape[3] // side
-    return features[:, n_prefix(backbone) :].mT.unflatten(-1, grid)
+    return cells
+
+
+def _cells(backbone: Any, pixels: Tensor) -> Tensor | None:
+    features = backbone.forward_features(pixels)
+    if isinstance(backbone, TOKEN_FAMILIES):
+        side = patch_px(backbone)
+        return features[:, n_prefix(backbone) :].mT.unflatten(-1, (pixels.shape[2] // side, pixels.shape[3] // side))
+    if isinstance(features, Tensor) and features.ndim == 4:
+        return features.permute(0, 3, 1, 2) if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else features
+    if not hasattr(backbone, "forward_intermediates"):
+        return None
+    has_norm = not isinstance(backbone, Hiera)  # which timm lets give its tokens in order only before the norm
+    return backbone.forward_intermediates(pixels, indices=1, norm=has_norm, intermediates_only=True)[-1]
 
 
 @torch.inference_mode()

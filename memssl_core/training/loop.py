@@ -21,6 +21,7 @@ from memssl_core.jobs import HEARTBEAT_S, Emit, JobFolder, event_writer, read_ev
 from memssl_core.model.loss import block_loss_and_entropy
 from memssl_core.model.memory import Memory, block_order
 from memssl_core.model.pair import Pair
+from memssl_core.paths import without_folders
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from memssl_core.training.diagnostics import watch
 from memssl_core.training.export import export_bundle
@@ -61,6 +62,8 @@ def train(
     emit = event_writer(job.events, *([listen] if listen else []))
     job.write_status("running", step=state.step, steps=state.steps, data=data)
     emit("started", step=state.step, steps=state.steps, images=len(images), resumed=restored, device=str(state.device))
+    for sentence in images.notes:
+        emit("alarm", step=state.step, message=sentence)
     try:
         _run(state, job, emit, should_stop)
         if state.step < state.steps:
@@ -248,7 +251,7 @@ def _provenance(state: TrainState, data: str, folder: Path) -> dict[str, Any]:
     figures = {f"{name}_untrained": value for name, value in _figures(probes[0]).items()} | _figures(probes[-1])
     return {
         "name": state.config.backbone.split("_patch")[0] + "-memory",
-        "data": data,
+        "data": without_folders(data),
         "images": len(state.images),
         "steps": state.step,
         "images_seen": state.step * state.config.batch_size,

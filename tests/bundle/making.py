@@ -15,7 +15,7 @@ from memssl_core.model.backbone import create_backbone
 from memssl_core.model.head import Head
 
 ARCHITECTURE = "vit_tiny_patch16_224"
-MODEL_ARGS = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "img_size": 64}
+MODEL_ARGS: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "img_size": 64}
 SLOTS, NOISE_SLOTS = 50, 7
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,7 @@ from memssl_core.data.streams import open_stream
 from memssl_core.errors import DataError
 from memssl_core.model.backbone import create_backbone, embed
 
-ROOT = Path(__file__).resolve().parents[2]
-DATA = "drawn:5:50:32"
+DATA, MANY = "drawn:5:50:32", "drawn:5:300:32"
 TRANSFORM = Transform(32, 32)
 
 
@@ -55,7 +53,7 @@ def test_every_picture_has_its_embedding(backbone, tmp_path):
     assert rows["class_name"][33].as_py() == item.class_name and rows["uri"][33].as_py() == item.uri
 
 
-def test_two_processes_share_the_work(backbone, tmp_path, monkeypatch):
+def test_parts_of_two_processes_hold_what_one_would(backbone, tmp_path, monkeypatch):
     embed_collection(backbone, TRANSFORM, open_stream(DATA), tmp_path / "one", model_hash="m")
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in "01":
@@ -126,43 +124,41 @@ def test_processes_may_begin_a_folder_at_once(tmp_path):
         list(pool.map(begin, range(4)))
 
 
-# 384 pictures in parts of 64; argv: folder
-COMMAND = """
-import sys
-from memssl_core.bundle import embed
-from memssl_core.cli import main
-embed.PART = 64
-sys.exit(main(["embed", "random:test_vit@1", "--data", "drawn:5:384:32", "--out", sys.argv[1], "--device", "cpu"]))
-"""
+def in_process(backbone, spec: str, out: Path, **environment: str):
+    """A process of its own that embeds a collection into `out`."""
+
+    def work():
+        torch.set_num_threads(1)
+        os.environ.update(environment)
+        embed_collection(backbone, TRANSFORM, open_stream(spec), out, model_hash="m")
+
+    process = get_context("fork").Process(target=work)
+    process.start()
+    return process
 
 
-def embed_command(out: Path, **environment: str) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    command = [sys.executable, "-c", COMMAND, str(out)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_a_killed_process_loses_at_most_its_last_part(tmp_path):
-    first = embed_command(tmp_path / "e")
-    end = time.monotonic() + 120
-    while not (written := [*tmp_path.glob("e/*.parquet")]) and first.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate()
-    assert 0 < len(written) < 6
-    (tmp_path / "e" / "part-0000-000005.parquet.1a2b.tmp").write_bytes(b"half")
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("e/*.parquet")}
-    second = embed_command(tmp_path / "e")
-    out, err = second.communicate(timeout=180)
-    assert second.returncode == 0 and out.strip() == str(tmp_path / "e"), err
+def test_a_killed_process_loses_at_most_its_last_part(backbone, tmp_path):
+    first = in_process(backbone, MANY, tmp_path)
+    end = time.monotonic() + 60
+    while not (written := [*tmp_path.glob("*.parquet")]) and first.is_alive() and time.monotonic() < end:
+        time.sleep(0.001)
+    first.kill()
+    first.join()
+    written = [*tmp_path.glob("*.parquet")]
+    assert first.exitcode == -signal.SIGKILL and 0 < len(written) < 38
+    (tmp_path / "part-0000-000037.parquet.1a2b.tmp").write_bytes(b"half")
+    stamps = {path: path.stat().st_mtime_ns for path in written}
+    second = in_process(backbone, MANY, tmp_path)
+    second.join(60)
+    assert second.exitcode == 0
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    assert table(tmp_path / "e")["image_id"].to_pylist() == list(range(384))
-    assert {path.suffix for path in tmp_path.glob("e/*")} == {".json", ".parquet"}
+    assert table(tmp_path)["image_id"].to_pylist() == list(range(300))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".parquet"}
 
 
-def test_two_real_processes_leave_what_one_would(tmp_path):
-    both = [embed_command(tmp_path / "two", RANK=rank, WORLD_SIZE="2") for rank in "01"]
+def test_two_real_processes_leave_what_one_would(backbone, tmp_path):
+    both = [in_process(backbone, DATA, tmp_path / "two", RANK=rank, WORLD_SIZE="2") for rank in "01"]
     for process in both:
-        _, err = process.communicate(timeout=180)
-        assert process.returncode == 0, err
-    assert sorted(table(tmp_path / "two")["image_id"].to_pylist()) == list(range(384))
+        process.join(60)
+        assert process.exitcode == 0
+    assert sorted(table(tmp_path / "two")["image_id"].to_pylist()) == list(range(50))

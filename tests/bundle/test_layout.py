@@ -365,6 +365,26 @@ def test_a_bundle_of_any_family_opens_here_and_in_timm(tmp_path, architecture, a
         torch.testing.assert_close(plain(pixels), expected)
 
 
+@pytest.mark.parametrize("name, fixed", [("cait_xxs24_224", True), ("swin_tiny_patch4_window7_224", False)])
+def test_timm_is_told_which_models_take_one_size_only(name, fixed):
+    with torch.device("meta"):
+        config = bundle_config(name, create_backbone(name), {}, transform=Transform(224, 224))
+    assert config["pretrained_cfg"]["fixed_input_size"] is fixed
+
+
+def test_a_model_that_uses_a_tensor_twice_is_saved(tmp_path):
+    torch.manual_seed(0)
+    model = create_backbone("test_convnext").eval()
+    convolutions: Any = {tuple(m.weight.shape): m for m in model.modules() if isinstance(m, torch.nn.Conv2d)}
+    twin = next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m not in convolutions.values())
+    twin.weight = convolutions[tuple(twin.weight.shape)].weight
+    config = bundle_config("test_convnext", model, {}, transform=Transform(160, 160))
+    Bundle(config=config, backbone=model.state_dict()).save(tmp_path / "b")
+    pixels = torch.randn(1, 3, 160, 160)
+    with torch.inference_mode():
+        torch.testing.assert_close(open_bundle(tmp_path / "b").make_backbone()(pixels), model(pixels))
+
+
 def test_the_way_of_the_positions_is_kept(tmp_path):
     bundle = small_bundle()
     pixels = torch.randn(1, 3, 32, 80)

@@ -22,7 +22,7 @@ VARIANTS = {
     "layer_scale_no_bias": {"init_values": 0.5, "qkv_bias": False},
     "pre_norm": {"pre_norm": True, "no_embed_class": True},
 }
-SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "img_size": 64}
+SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "img_size": 64}
 SMALL |= {"num_classes": 0, "dynamic_img_size": True}
 
 
@@ -124,7 +124,13 @@ def test_two_threads_walk_one_model_apart():
 
 def test_another_thread_may_be_inside_the_model_while_a_walk_ends():
     vit, picture = small_vit(), torch.randn(1, 3, 64, 64)
-    expected, main, inside, walked, found = vit(picture), threading.get_ident(), threading.Event(), threading.Event(), []
+    expected, main, inside, walked, found = (
+        vit(picture),
+        threading.get_ident(),
+        threading.Event(),
+        threading.Event(),
+        [],
+    )
 
     def hold_the_other(*_):  # it has listed the hooks of the module by now, the walk's among them
         if threading.get_ident() != main:
@@ -181,6 +187,32 @@ def test_a_token_model_has_its_patches_as_feature_map():
         cells, tokens = feature_map(vit, pixels), vit.forward_features(pixels)
     assert cells.shape == (2, 32, 3, 9)
     torch.testing.assert_close(cells[1, :, 2, 4], tokens[1, 3 + 2 * 9 + 4])
+
+
+@pytest.mark.parametrize("name, first", [("cait_xxs24_224", 1), ("resmlp_12_224", 0), ("test_vit_relpos", 0)])
+def test_other_models_of_tokens_have_them_as_feature_map(name, first):
+    model: Any = create_backbone(name).eval()
+    size = model.pretrained_cfg["input_size"][1]
+    pixels = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        cells, tokens = feature_map(model, pixels), model.forward_features(pixels)[:, first:]
+    assert cells.shape[2] == cells.shape[3] == size // patch_px(model)
+    torch.testing.assert_close(cells.flatten(2).mT, tokens)
+
+
+OTHER_FORMS = {"coat_lite_tiny": 7, "levit_128": 4, "pit_ti_224": 7, "volo_d1_224": 14, "hiera_tiny_224": 7}
+
+
+@pytest.mark.parametrize("name, side", OTHER_FORMS.items())
+def test_the_last_map_of_models_that_end_in_other_forms(name, side):
+    with torch.device("meta"):
+        model = create_backbone(name).eval()
+        assert feature_map(model, torch.empty(2, 3, 224, 224)).shape == (2, model.num_features, side, side)
+
+
+def test_an_encoder_that_does_not_pool_has_no_embedding():
+    with torch.device("meta"), pytest.raises(ModelError, match="no embedding of a whole picture"):
+        embed(create_backbone("deepseek_vit_412m_enc", depth=1).eval(), torch.empty(1, 3, 224, 224))
 
 
 def test_a_model_of_one_size_says_so():
