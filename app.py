@@ -11,11 +11,13 @@ import threading
 import webbrowser
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from memssl_core.errors import ConfigError, MemsslError
+from ui.roots import declared
 
 FIRST_PORT, LAST_PORT = 7860, 7959
 
@@ -25,17 +27,21 @@ class Arguments:
     """Look inside a model with a memory, in the browser."""
 
     model: str = "embedded"
-    """what to open: embedded, bundle:FOLDER, or random:NAME[@SEED]"""
+    """what to open first: embedded, bundle:FOLDER, hub:OWNER/NAME, timm:NAME, random:NAME[@SEED] or run:NAME"""
     host: str | None = None
     """address to listen on; default 127.0.0.1, on a Space 0.0.0.0"""
     port: int | None = None
     """port to listen on, this one or none; default $GRADIO_SERVER_PORT, $PORT, or the first free from 7860 on"""
     public: bool = False
-    """listen on all addresses, for visitors from elsewhere"""
+    """for visitors from elsewhere: listen on all addresses unless --host names one, and offer no jobs and no folders"""
     offline: bool = False
     """never ask another machine for anything"""
     device: str = "auto"
     """cpu, cuda, mps or auto"""
+    root: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=DIR"), tyro.conf.UseAppendAction] = ()
+    """a folder of pictures that may be chosen on the page, under a name; may be given several times"""
+    runs: Path | None = None
+    """where training runs lie; default $MEMSSL_HOME/runs, or ./runs"""
     open: Annotated[bool, tyro.conf.arg(name="open")] = False
     """open the page in a browser"""
 
@@ -44,6 +50,7 @@ def main(arguments: Arguments) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     if arguments.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    roots = declared(arguments.root)
     server_socket = bind(arguments)
 
     import uvicorn
@@ -52,8 +59,14 @@ def main(arguments: Arguments) -> None:
     from ui.page import build
 
     opening: Future = Future()
-    public = not is_loopback(server_socket)
-    app = build(opening, source=arguments.model, public=public, offline=arguments.offline)
+    app = build(
+        opening,
+        source=arguments.model,
+        public=arguments.public or not is_loopback(server_socket),
+        offline=arguments.offline,
+        roots=roots,
+        runs=arguments.runs,
+    )
 
     def open_model() -> None:
         try:

@@ -5,6 +5,7 @@ Gradio reads the return types of these functions from their signatures, so annot
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,8 @@ from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 
 from memssl_core.errors import ModelError
-from ui.context import Context
+from ui.context import Context, told
+from ui.header import offered
 from ui.messages import explain
 from ui.tray import uploaded
 
@@ -57,13 +59,19 @@ def add_endpoints(context: Context) -> None:
 
 
 def named(context: Context, model: str | None):
-    """The workbench of a source or handle that is open here; None is the model the page opens with."""
+    """The workbench of a handle that is open here, or of a source that the picker lists and that is cached.
+
+    None is the model the page opens with.
+    """
     if model in (None, context.source):
         return context.workbench()
-    try:
-        return context.workbench(model)
-    except ModelError:
-        raise ModelError(f"Only {context.source} is served here; leave `model` out, or name that one.") from None
+    opened = context.opened()
+    with suppress(ModelError):
+        return opened.models[model]
+    for entry in offered(context):
+        if entry.cached and model in (entry.source, told(context, entry.source)):
+            return opened.models[opened.models.open(entry.source)]
+    raise ModelError("This model is not served here; leave `model` out, or name one that the page lists as cached.")
 
 
 def opened(image: Any) -> bytes:

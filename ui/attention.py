@@ -25,14 +25,15 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
 
     `query` is 'cls', 'mean' (over all patches) or a patch; `size` one of `input_sizes`.
     """
-    workbench = context.workbench(asked.get("model"))
+    handle = asked.get("model") or context.opened().handle
+    workbench = context.workbench(handle)
     picture = context.pictures.of_visit(str(asked.get("handle")), visit)
     query, size = asked.get("query"), asked.get("size")
     if not (query in ("cls", "mean") or type(query) is int):
         raise ModelError("The query must be the class token or a patch of the picture; click one.")
     if size not in input_sizes(workbench.model.card):
         raise ModelError("This input size is not offered for this model; choose one from the list.")
-    key = key_of("attention", workbench.model.model_hash, picture.handle, query, size)
+    key = key_of("attention", handle, picture.handle, query, size)
     if context.results.get(key) is None:
         with context.turns.take("model"):
             start = time.perf_counter()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from memssl_core import paths
 from memssl_core.errors import ModelError
 from ui.messages import explain
 from ui.store import Pictures, Store
@@ -25,10 +27,11 @@ Visit = tuple[str, ...]  # the handles of one visitor's uploads, all that gr.Sta
 
 @dataclass(frozen=True)
 class Opened:
-    """The models this server holds, and the handle of the one that the page opens with."""
+    """The models this server holds, and the one that the page opens with: its handle and where it came from."""
 
     models: Models
     handle: str
+    source: str
 
 
 def open_source(source: str, device: str) -> Opened:
@@ -37,7 +40,7 @@ def open_source(source: str, device: str) -> Opened:
     from memssl_core.device import choose_device
 
     models = Models(device=choose_device(device))
-    return Opened(models, models.open(source))
+    return Opened(models, models.open(source), source)
 
 
 class Turns:
@@ -62,8 +65,14 @@ class Context:
     """`opening` becomes the model of `source` while the page is already being served."""
 
     source: str
+    """as visitors read it"""
     opening: Future[Opened]
     offline: bool = False
+    public: bool = False
+    """visitors come from elsewhere: no folders of this machine by name, no jobs, only models that are here"""
+    roots: Mapping[str, Path] = field(default_factory=dict)
+    """folders that may be read, by their names"""
+    runs: Path = field(default_factory=paths.runs_dir)
     pictures: Pictures = field(default_factory=Pictures)
     results: Store[bytes] = field(default_factory=lambda: Store(256_000_000, len))
     turns: Turns = field(default_factory=lambda: Turns(model=1, decode=2))
@@ -84,6 +93,25 @@ class Context:
         """The model behind a handle of `page_facts`; without one, the model that the page opens with."""
         opened = self.opened()
         return opened.models[handle or opened.handle]
+
+
+def told(context: Context, source: str) -> str:
+    """A source as it stands in an address, which leads back to it: bundles and runs that were made here by their names.
+
+    To visitors from elsewhere nothing else of a folder is told either.
+    """
+    kind, _, rest = source.partition(":")
+    home = {"bundle": paths.bundles_dir(), "run": context.runs}.get(kind)
+    is_made_here = home is not None and Path(rest).absolute().parent == home.absolute()
+    return folderless(source) if context.public or is_made_here else source
+
+
+def folderless(source: str) -> str:
+    """A source without what lies above its folder."""
+    kind, colon, rest = source.partition(":")
+    if kind in ("hub", "timm", "random"):
+        return source
+    return kind + colon + Path(rest).name if colon else Path(source).name
 
 
 def device_words(workbench: Workbench) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ui.context import device_words
+from memssl_core import paths
+from ui.context import device_words, told
 from ui.examples import examples
 from ui.messages import explain
 
@@ -13,19 +15,33 @@ if TYPE_CHECKING:
     from ui.context import Context
 
 MAX_PATCHES = 1600  # of a square picture: keeps an answer below a second on two cores
-FIGURE_NAMES = {"knn_top1": "k-NN top-1, per cent"}
+FIGURE_NAMES = {
+    "knn_top1": "k-NN top-1, per cent",
+    "knn_top1_untrained": "k-NN top-1 before training",
+    "rankme": "RankMe",
+    "rankme_untrained": "RankMe before training",
+}
+POSITIONS = {"timm": "resized as timm does", "original": "resized as the original does"}
 
 
 def page_facts(context: Context) -> dict[str, Any]:
-    """`{state, source, offline, pictures, model, device}`; with `title` and `text` when the model failed to open."""
-    pictures = [{"handle": handle, "name": example.name} for handle, example in examples().items()]
-    facts = {"state": context.state, "source": context.source, "offline": context.offline, "pictures": pictures}
+    """`{state, source, offline, public, roots, pictures, model, device}`; `title` and `text` when opening failed."""
+    facts = {
+        "state": context.state,
+        "source": context.source,
+        "offline": context.offline,
+        "public": context.public,
+        "roots": list(context.roots),
+        "pictures": [{"handle": handle, "name": example.name} for handle, example in examples().items()],
+    }
     if facts["state"] == "failed":
         reason = context.opening.exception()
         return facts | explain(reason) if reason else facts
     if facts["state"] == "ready":
-        workbench, handle = context.workbench(), context.opened().handle
-        facts |= {"model": {"handle": handle, **model_facts(workbench.model.card)}, "device": _device_chip(workbench)}
+        facts |= {
+            "model": model_facts(context, context.opened().handle),
+            "device": _device_chip(context.workbench()),
+        }
     return facts
 
 
@@ -49,15 +65,42 @@ def first_size(card: dict) -> int:
     return next((size for size in sizes if size // card["patch_px"] >= 14), sizes[-1])
 
 
-def model_facts(card: dict) -> dict[str, Any]:
-    """The model for the header, its card and the controls of the views."""
+def model_facts(context: Context, handle: str) -> dict[str, Any]:
+    """The model behind a handle, for the header, its card and the controls of the views."""
+    model = context.workbench(handle).model
+    source = told(context, model.source)
+    facts = card_facts(model.card)
+    if source != model.source and source.startswith("bundle:"):  # known by the name it was given here
+        facts |= {"name": source.removeprefix("bundle:"), "facts": [("Model", facts["name"]), *facts["facts"]]}
+    return {
+        "handle": handle,
+        "source": source,
+        "typed": source if context.public else model.source,
+        "publishable": not context.public and bundle_folder(model.source) is not None,
+        **facts,
+    }
+
+
+def bundle_folder(source: str) -> Path | None:
+    """The folder of a bundle on this machine; None for other sources."""
+    kind, _, rest = source.partition(":")
+    if source == "embedded":
+        return paths.embedded_bundle()
+    return Path(rest).expanduser() if kind == "bundle" else None
+
+
+def card_facts(card: dict) -> dict[str, Any]:
+    """What a model's card tells the page."""
     slots, patch = card["memory_slots"], card["patch_px"]
+    tokens, width = card["family"] == "tokens", card["projection_width"]
     facts = [
         ("Architecture", card["architecture"]),
+        ("Family", family(card)),
         ("Parameters", card["parameters"]),
-        ("Transformer blocks · heads", f"{card['blocks']} · {card['attention_heads']}"),
-        ("Patch · input", f"{patch} px · {card['input_px']} px"),
-        ("Embedding · projection", f"{card['embedding_width']} · {card['projection_width'] or 'none'}"),
+        ("Transformer blocks · heads", tokens and f"{card['blocks']} · {card['attention_heads'] or 'not shown'}"),
+        ("Patch · input" if tokens else "Cell · input", f"{patch} px · {card['input_px']} px"),
+        ("Positions", tokens and POSITIONS[card["positions"]]),
+        ("Embedding · projection", f"{card['embedding_width']} · {width or 'none'}"),
         ("Training data", card["data"] or "none told"),
         ("Memory", memory_words(card)),
         *[
@@ -65,35 +108,62 @@ def model_facts(card: dict) -> dict[str, Any]:
             for name, value in card["figures"].items()
         ],
         ("Licence", card["license"] or "none told"),
+        ("Repository", card["repository"]),
     ]
-    hashes = [("Model", card["model_hash"]), ("Bundle", card["bundle_hash"] or "no bundle")]
     return {
         "name": card["name"],
-        "line": f"{card['blocks']} blocks, patch {patch}" + (f" · {grouped(slots)} slots" if slots else ""),
+        "line": " · ".join([shape(card), *([f"{grouped(slots)} slots"] if slots else [])]),
         "architecture": card["architecture"],
-        "facts": facts,
-        "hashes": hashes,
+        "facts": [(name, value) for name, value in facts if value],
+        "hashes": [("Model", card["model_hash"]), ("Bundle", card["bundle_hash"] or "no bundle")],
         "no_attention": card["why_no_attention"],
+        "can": can(card),
         "whole": ["cls", "class token"] if card["class_token"] else ["mean", "mean over patches"],
         "sizes": [(size, f"{size} px · {size // patch}×{size // patch} patches") for size in input_sizes(card)],
         "size": first_size(card),
-        "memory": {"slots": slots, "embeddings": card["has_embeddings"]} if slots else None,
+        "memory": {"slots": slots, "spaces": spaces(card)} if slots else None,
     }
+
+
+def family(card: dict) -> str:
+    """In words what kind of model it is."""
+    if card["family"] == "map":
+        return "feature map, no patches"
+    registers = card["prefix_tokens"] - card["class_token"]
+    kind = "vision transformer" + ("" if card["class_token"] else " without class token")
+    return kind + (f", {registers} register token{'s' * (registers > 1)}" if registers > 0 else "")
+
+
+def shape(card: dict) -> str:
+    if card["family"] == "map":
+        return f"feature map, cells of {card['patch_px']} px"
+    return f"{card['blocks']} blocks, patch {card['patch_px']}"
+
+
+def can(card: dict) -> str:
+    """What a model without attention still answers."""
+    side = card["input_px"] // card["patch_px"]
+    return (
+        f"It gives a picture a feature map of {side}×{side} cells and an embedding of "
+        f"{grouped(card['embedding_width'])} numbers, which finds pictures in a memory."
+    )
+
+
+def spaces(card: dict) -> list[str]:
+    """The spaces in which a memory can be searched: projections if there is a head, embeddings if they are kept."""
+    return ["memory"] * bool(card["projection_width"]) + ["embedding"] * card["has_embeddings"]
 
 
 def memory_words(card: dict) -> str:
     if not card["memory_slots"]:
         return "none"
-    return f"{grouped(card['memory_filled'])} of {grouped(card['memory_slots'])} slots filled"
+    kept = " of embeddings" if spaces(card) == ["embedding"] else ""
+    return f"{grouped(card['memory_filled'])} of {grouped(card['memory_slots'])} slots{kept} filled"
 
 
 def grouped(number: int) -> str:
     """131072 -> '131 072', with thin spaces."""
     return f"{number:,}".replace(",", "\u2009")
-
-
-def figure_name(name: str) -> str:
-    return FIGURE_NAMES.get(name) or name.replace("_", " ").capitalize()
 
 
 def figure(value: float) -> str:

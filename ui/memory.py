@@ -41,6 +41,7 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
         assert memory is not None  # `neighbours` has refused such a model
         shown = {
             "rows": [tile(handle, row, score) for row, score in zip(found.rows, found.scores.tolist(), strict=True)],
+            "space": found.space,
             "exact": found.exact,
             "time_s": round(time_s, 4),
             "crop": centre_crop(picture.width, picture.height, transform),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
-from memssl_core.errors import BundleError, ImageError, MemsslError, ModelError
+from memssl_core.errors import BundleError, DataError, HubError, ImageError, MemsslError, ModelError
 
 log = logging.getLogger("memssl.page")
 
@@ -13,6 +16,8 @@ TITLES = {
     ImageError: "This picture could not be read.",
     ModelError: "This model cannot answer that.",
     BundleError: "The model could not be opened.",
+    DataError: "These pictures cannot be used.",
+    HubError: "The Hub cannot serve this.",
 }
 
 
@@ -26,3 +31,16 @@ def explain(error: BaseException) -> dict[str, str]:
         "title": "Something went wrong here.",
         "text": f"Try again; if it happens again, the log names it (id {incident}).",
     }
+
+
+def spoken(answer: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """A route whose mistakes a person can mend: they come back as `{error: {title, text}}` in an ordinary answer."""
+
+    @wraps(answer)
+    def speak(*arguments: Any, **named: Any) -> dict[str, Any]:
+        try:
+            return answer(*arguments, **named)
+        except MemsslError as reason:
+            return {"error": explain(reason)}
+
+    return speak

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.staticfiles import StaticFiles
 
-from memssl_core import __version__
+from memssl_core import __version__, paths
 from memssl_core.errors import ImageError
 from ui.api import add_endpoints
 from ui.attention import attention_tab
-from ui.context import Context, Opened, Visit
+from ui.context import Context, Opened, Visit, folderless
+from ui.guard import Login, make_guard
 from ui.memory import memory_tab
 from ui.routes import add_routes
 from ui.tray import tray, uploaded
@@ -41,31 +41,32 @@ try { // the theme chosen before, unless the address names one
 DAY_S = 86_400
 LIBRARIES = ("torch", "timm", "gradio", "numpy", "pillow", "faiss-cpu")
 
-Login = Callable[[Request], str | None | Awaitable[str | None]]
-
 
 def build(
-    opening: Future[Opened], *, source: str, public: bool = False, offline: bool = False, login: Login | None = None
+    opening: Future[Opened],
+    *,
+    source: str,
+    public: bool = False,
+    offline: bool = False,
+    login: Login | None = None,
+    roots: Mapping[str, Path] | None = None,
+    runs: Path | None = None,
 ) -> FastAPI:
     """The app, ready to be served while `opening` still brings the model of `source`.
 
     Args:
-        public: visitors come from elsewhere, so of a folder only the name is told.
+        public: visitors come from elsewhere, so of a folder only the name is told, no job is started, and only models
+            are shown that are here.
         offline: what the header says; the caller has already cut the network off.
         login: gives the visitor's name for a request, or None to turn it away with 401. It guards Gradio and our
             routes alike; `healthz` and static files stay open. Without it everybody may come in.
+        roots: folders that may be read from the page, by their names.
+        runs: where training runs lie, if elsewhere than `paths.runs_dir()`.
     """
-    context = Context(told(source) if public else source, opening, offline)
+    shown = folderless(source) if public else source
+    context = Context(shown, opening, offline, public, roots or {}, runs or paths.runs_dir())
     app = FastAPI(title="MaSSL explorer", docs_url=None, redoc_url=None, openapi_url=None)
-
-    async def guard(request: Request) -> None:
-        visitor = login(request) if login else "anyone"
-        if isawaitable(visitor):
-            visitor = await visitor
-        if visitor is None:
-            raise HTTPException(401, "Log in to see this.")
-
-    add_routes(app, context, guard)
+    add_routes(app, context, make_guard(login, public))
     app.mount("/ui", Revalidated(directory=STATIC))
     return gr.mount_gradio_app(
         app,
@@ -104,12 +105,6 @@ def blocks(context: Context) -> gr.Blocks:
         add_endpoints(context)
     page.queue(max_size=64)
     return page
-
-
-def told(source: str) -> str:
-    """A model source without the folders above it."""
-    form, colon, rest = source.rpartition(":")
-    return source if form == "random" else form + colon + Path(rest).name
 
 
 def about() -> str:

@@ -13,6 +13,11 @@ from fastapi.responses import JSONResponse, Response
 from memssl_core.errors import MemsslError
 from ui import wire
 from ui.facts import page_facts
+from ui.guard import make_owner_only
+from ui.header import add_model_routes
+from ui.jobs import add_job_routes
+from ui.publish import add_publish_routes
+from ui.remember import add_remember_routes
 from ui.store import SHOWN_PX
 
 if TYPE_CHECKING:
@@ -82,6 +87,11 @@ def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> 
         media_type = "image/jpeg" if data.startswith(b"\xff\xd8") else "image/webp"
         return cached(request, f"{model}-{slot}", lambda: (data, media_type))
 
+    add_model_routes(api, context)
+    owners = APIRouter(dependencies=[Depends(make_owner_only(context.public))])
+    for add_more in (add_job_routes, add_remember_routes, add_publish_routes):
+        add_more(owners, context)
+    api.include_router(owners)
     app.include_router(api)
 
 

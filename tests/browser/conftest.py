@@ -36,26 +36,54 @@ def state_of(url: str) -> str | None:
         return None
 
 
+@dataclass
+class Server:
+    """`python app.py --offline` with its own places, in a process that can be killed and started again."""
+
+    folder: Path
+    arguments: list[str]
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    def start(self) -> None:
+        """Returns when the model is ready."""
+        command = [sys.executable, "app.py", "--port", str(self.port), "--offline", *self.arguments]
+        own = {"GRADIO_TEMP_DIR": str(self.folder / "uploads"), "MEMSSL_HOME": str(self.home)}
+        environment = os.environ | own | {"OMP_NUM_THREADS": "1", "HF_HOME": str(self.folder / "hub")}
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        end = time.monotonic() + START_S
+        while (state := state_of(self.url)) != "ready":
+            if self.process.poll() is not None or state == "failed" or time.monotonic() > end:
+                pytest.fail(f"the server is {state} after {START_S} s:\n{(self.folder / 'log').read_text()}")
+            time.sleep(0.2)
+
+    def stop(self, how: int = signal.SIGINT) -> None:
+        if self.process:
+            self.process.send_signal(how)
+            self.process.wait(20)
+            self.process = None
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `python app.py --offline`, in a process of its own, ready to answer."""
+    """The address of a server with a small bundle."""
     folder = tmp_path_factory.mktemp("server")
     bundle = write_small_bundle(folder / "small")
-    url = f"http://127.0.0.1:{(port := free_port())}/"
-    command = [sys.executable, "app.py", "--model", f"bundle:{bundle}", "--port", str(port), "--offline"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "uploads")}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            end = time.monotonic() + START_S
-            while (state := state_of(url)) != "ready":
-                if process.poll() is not None or state == "failed" or time.monotonic() > end:
-                    pytest.fail(f"the server is {state} after {START_S} s:\n{(folder / 'log').read_text()}")
-                time.sleep(0.2)
-            yield url
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(20)
+    running = Server(folder, ["--model", f"bundle:{bundle}"])
+    try:
+        running.start()
+        yield running.url
+    finally:
+        running.stop()
 
 
 @dataclass

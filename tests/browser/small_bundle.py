@@ -21,9 +21,9 @@ TRANSFORM = Transform(32, 32)
 NAME = "small"
 
 
-def write_small_bundle(folder: Path, *, slots: int = 64, pictures: int = 16) -> Path:
+def write_small_bundle(folder: Path, *, slots: int = 64, pictures: int = 16, seed: int = 0) -> Path:
     """Each picture fills several slots with different crop boxes; the last two slots are still noise."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     backbone = create_backbone("vit_tiny_patch16_224", **SIZES).eval()
     for block in backbone.get_submodule("blocks").children():  # untrained attention has no peaks
         block.get_parameter("attn.qkv.weight").data *= 12

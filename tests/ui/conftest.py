@@ -17,6 +17,15 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
     return open_source(f"bundle:{folder}", "cpu")
 
 
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs, bundles, runs and the Hub's cache of a test are its own, and the Hub is not asked."""
+    monkeypatch.setenv("MEMSSL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
 @pytest.fixture
 def ready(opened: Opened) -> Future:
     opening: Future = Future()

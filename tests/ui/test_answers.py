@@ -164,7 +164,10 @@ def test_facts_in_each_state(context: Context):
     failed = page_facts(Context("embedded", broken))
     assert failed["state"] == "failed" and "no such model" in failed["text"]
     ready = page_facts(context)
-    assert ready["state"] == "ready" and ready["model"]["memory"] == {"slots": 64, "embeddings": True}
+    assert ready["state"] == "ready" and ready["model"]["memory"] == {
+        "slots": 64,
+        "spaces": ["memory", "embedding"],
+    }
     json.dumps(ready)
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
 import app
 from memssl_core.errors import ConfigError
@@ -66,10 +67,34 @@ def test_a_refusal_is_one_sentence(taken: int):
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "--port" in done.stderr
 
 
+def test_flags_for_folders_may_be_repeated(tmp_path: Path):
+    given = tyro.cli(app.Arguments, args=["--root", "a=x", "--root", "b=y", "--runs", str(tmp_path)])
+    assert given.root == ("a=x", "b=y") and given.runs == tmp_path and app.Arguments().root == ()
+    with pytest.raises(ConfigError, match="there is no folder nowhere"):
+        app.main(app.Arguments(root=("photos=nowhere",)))
+
+
+def test_what_the_page_is_built_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    built: list[dict] = []
+
+    def build(opening, **given):
+        built.append(given)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("ui.page.build", build)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for public in (False, True):  # also behind a proxy on this machine
+        with pytest.raises(ConfigError, match="enough"):
+            app.main(app.Arguments(host="127.0.0.1", public=public, root=(f"a={tmp_path}",), runs=tmp_path))
+    assert [given["public"] for given in built] == [False, True]
+    assert built[0]["roots"] == {"a": tmp_path} and built[0]["runs"] == tmp_path
+
+
 def test_the_socket_answers_before_torch_and_ctrl_c_ends_it_cleanly():
     script = (
         "import sys, app, tyro;"
-        "import ui.context; ui.context.open_source = lambda *given: print('torch' in sys.modules, flush=True);"
+        "import ui.context; heavy = {'torch', 'timm', 'datasets'};"
+        "ui.context.open_source = lambda *given: print(heavy & {*sys.modules}, flush=True);"
         "app.main(app.Arguments(model='none', offline=True))"
     )
     process = subprocess.Popen(
@@ -77,7 +102,7 @@ def test_the_socket_answers_before_torch_and_ctrl_c_ends_it_cleanly():
     )
     assert process.stdout and process.stderr
     assert re.match(r"Open http://127\.0\.0\.1:\d+/ ", process.stdout.readline())
-    assert process.stdout.readline() == "False\n"
+    assert process.stdout.readline() == "set()\n"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 0 and "Traceback" not in errors

@@ -11,20 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser.pictures import Upload, photo, upload
+from browser.small_bundle import write_small_bundle
 from fastapi.testclient import TestClient
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from memssl_core import paths
 from ui import wire
 from ui.attention import show
-from ui.context import Context
-from ui.page import build, told
+from ui.context import Context, folderless, told
+from ui.page import build
+
+HERE = "http://127.0.0.1:7860"
 
 
 @pytest.fixture
 def client(ready: Future, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    with TestClient(build(ready, source="small")) as client:
+    with TestClient(build(ready, source="small"), base_url=HERE) as client:
         yield client
 
 
@@ -62,7 +66,7 @@ def test_pictures_travel_shrunk_and_once(client: TestClient):
 
 
 def test_attention_bytes_and_npz(ready: Future, made: list[Context]):
-    with TestClient(build(ready, source="small")) as client:
+    with TestClient(build(ready, source="small"), base_url=HERE) as client:
         key = show(made[0], (), {"handle": "coffee", "query": "cls", "size": 32})["key"]
         answer = client.get(f"/api/attention/{key}")
         rows, facts = wire.unpack(answer.content)
@@ -107,6 +111,16 @@ def test_endpoint_neighbours_and_card(client: TestClient):
     )
 
 
+def test_endpoints_serve_what_the_picker_lists_and_is_cached(client: TestClient):
+    write_small_bundle(paths.bundles_dir() / "mine", seed=3)
+    (by_name,) = call(client, "model_card", "bundle:mine")
+    (small,) = call(client, "model_card", "small")
+    assert by_name["model_hash"] != small["model_hash"]
+    image = send(client, upload(photo(64, 48), "a.png", "PNG"))
+    (mine,), (own,) = (call(client, "neighbours", image, "memory", 3, model) for model in ("bundle:mine", None))
+    assert [row["score"] for row in mine] != [row["score"] for row in own]
+
+
 def test_endpoints_say_what_is_wrong(client: TestClient):
     def error(name: str, *data: object) -> str:
         started = client.post(f"/gradio_api/call/{name}", json={"data": data}).json()
@@ -116,7 +130,8 @@ def test_endpoints_say_what_is_wrong(client: TestClient):
         foreign = {"path": path, "meta": {"_type": "gradio.FileData"}}
         assert "did not arrive" in error("attention", foreign, None, -1, "cls", None)
         assert not list(Path(get_upload_folder()).rglob(Path(path).name))  # nor has Gradio brought it in
-    assert "Only small is served here" in error("model_card", "random:vit_giant")
+    for model in ("random:vit_giant", "timm:resnet18.a1_in1k", "bundle:/srv/mine", "0123456789ab"):
+        assert "not served here" in error("model_card", model)
     image = send(client, upload(photo(64, 48), "a.png", "PNG"))
     assert "ask for at most" in error("neighbours", image, "memory", 10**9, None)
 
@@ -130,24 +145,42 @@ def test_health_is_told_in_every_state(ready: Future, client: TestClient):
     starting, failed = Future(), Future()
     failed.set_exception(RuntimeError("no weights in /srv"))
     for opening, state in ((starting, "starting"), (failed, "failed")):
-        with TestClient(build(opening, source="embedded")) as other:
+        with TestClient(build(opening, source="embedded"), base_url=HERE) as other:
             assert other.get("/healthz").json() == {"state": state}
             assert "/srv" not in other.get("/api/facts").text
             assert other.get("/api/picture/astronaut").status_code == 200
 
 
 def test_one_guard_for_gradio_and_our_routes(ready: Future):
-    with TestClient(build(ready, source="small", login=lambda request: None)) as client:
+    with TestClient(build(ready, source="small", login=lambda request: None), base_url=HERE) as client:
         for path in ("/config", "/gradio_api/info", "/api/facts", "/api/picture/astronaut", "/api/attention/0",
-                     "/api/attention/0/npz", "/api/neighbours/0", "/api/thumb/0/0"):  # fmt: skip
+                     "/api/attention/0/npz", "/api/neighbours/0", "/api/thumb/0/0", "/api/models", "/api/open/0",
+                     "/api/jobs", "/api/jobs/0/log", "/api/folders?root=a"):  # fmt: skip
             assert client.get(path).status_code == 401, path
+        for path in ("open", "open/0/cancel", "jobs/0/stop", "jobs/0/forget", "remember", "remember/need", "publish"):
+            assert client.post(f"/api/{path}", json={}).status_code == 401, path
         assert client.post("/gradio_api/upload", files={"files": ("a.png", b"")}).status_code == 401
         assert client.get("/healthz").status_code == 200
-    with TestClient(build(ready, source="small", login=lambda request: request.headers.get("user"))) as client:
+    with TestClient(
+        build(ready, source="small", login=lambda request: request.headers.get("user")), base_url=HERE
+    ) as client:
         for path in ("/config", "/api/facts"):
             assert client.get(path, headers={"user": "ada"}).status_code == 200, path
 
 
 def test_visitors_from_elsewhere_see_no_folders():
-    assert told("bundle:/srv/models/mine") == "bundle:mine" and told("/srv/models/mine") == "mine"
-    assert told("random:vit_tiny_patch16_224@3") == "random:vit_tiny_patch16_224@3" and told("embedded") == "embedded"
+    assert folderless("bundle:/srv/models/mine") == "bundle:mine" and folderless("/srv/models/mine") == "mine"
+    for source in ("random:vit_tiny_patch16_224@3", "hub:ada/mine@v1", "embedded"):
+        assert folderless(source) == source
+
+
+def test_an_address_leads_back_to_its_source(ready: Future):
+    here, elsewhere = paths.bundles_dir() / "mine", "/srv/models/mine"
+    for public, source, expected in (
+        (False, f"bundle:{here}", "bundle:mine"),  # the picker's name for a bundle that was made here
+        (False, f"bundle:{elsewhere}", f"bundle:{elsewhere}"),
+        (True, f"bundle:{elsewhere}", "bundle:mine"),
+        (False, f"run:{paths.runs_dir().absolute()}/first", "run:first"),
+        (False, "hub:ada/mine@v1", "hub:ada/mine@v1"),
+    ):
+        assert told(Context("small", ready, public=public), source) == expected

@@ -1,10 +1,10 @@
 // The attention view. Everything but another picture, query or input size happens here, without a request.
 
 import { drawRamp } from "./colormap.js";
-import { commandLine, h, note, save, seconds, segmented, shellWord, slider, toggle, weight } from "./dom.js";
+import { commandLine, h, note, save, seconds, segmented, shellWord, showTab, slider, toggle, weight } from "./dom.js";
 import { framed } from "./frame.js";
 import { entropyBits, massMask, quantile, strongest } from "./maps.js";
-import { line, session, whileVisible } from "./session.js";
+import { doors, line, session, whileVisible } from "./session.js";
 import { drawOverlay, drawTile } from "./stage.js";
 import { chooseFile } from "./tray.js";
 import { unpack } from "./wire.js";
@@ -14,10 +14,11 @@ const CLIP = 0.995;
 export function mount({ element, props, trigger, watch }) {
   const look = { layer: -1, head: -1, opacity: 0.85, mass: 1, shared: true, clip: true, hover: null };
   let maps = null; // what wire.js gives, plus frame (framed), picture, query
-  let asked = null; // {handle, query, size, ticket, since}: the question under way
+  let asked = null; // {model, handle, query, size, ticket, since}: the question under way
   let shown = null; // the question whose maps are on screen
   let refused = null; // a question that met an error: not asked again by itself
   let size = null; // input size; null until the model says what it likes
+  let sizesOf = null; // the model whose sizes are offered
   let lastPatch = null;
   let tickets = 0;
   let photo = new Image();
@@ -65,7 +66,8 @@ export function mount({ element, props, trigger, watch }) {
       ctrls));
   const exports = h("div", { class: "exports" }, png, npz, csv);
   const narrow = matchMedia("(max-width: 640px)");
-  element.append(view, command.node, table, live);
+  const nothing = h("div", { class: "blank", hidden: true }); // in place of all that, for a model without attention
+  element.append(view, command.node, table, live, nothing);
   function placeExports() { // beside the tray; on a phone below, where they do not push the picture down
     const acts = document.querySelector("#tray-attention .acts");
     if (narrow.matches) table.before(exports);
@@ -77,11 +79,11 @@ export function mount({ element, props, trigger, watch }) {
   // ---- asking the server
   const whole = () => session.facts.model?.whole ?? ["cls", "class token"]; // the query without a place, and its name
   const isPatch = (what) => typeof what === "number";
-  const questions = line(({ since, ...question }) => trigger("asked", { model: session.facts.model.handle, ...question }));
+  const questions = line(({ since, ...question }) => trigger("asked", question));
   function ask(what) {
     const handle = session.handle;
     if (!handle || !session.ready || session.facts.model.no_attention) return;
-    asked = { handle, query: what, size, ticket: ++tickets, since: performance.now() };
+    asked = { model: session.facts.model.handle, handle, query: what, size, ticket: ++tickets, since: performance.now() };
     questions.ask(asked);
     showWaiting();
   }
@@ -90,16 +92,19 @@ export function mount({ element, props, trigger, watch }) {
     const answer = JSON.parse(JSON.stringify(props.value ?? {}));
     const question = questions.settle(answer.ticket);
     if (!question || question !== asked) return;
+    const { model } = session.facts;
+    if (question.model !== model.handle) { asked = null; return; } // of a model that is shown no more
     try {
       if (answer.error) throw answer.error;
       const [response, next] = await Promise.all([fetch(`api/attention/${answer.key}`), loadPhoto(question.handle)]);
       if (!response.ok) throw { title: "The maps did not arrive.", text: (await response.json()).error };
       const unpacked = unpack(await response.arrayBuffer());
-      if (asked !== question) return;
+      if (asked !== question || model !== session.facts.model) return;
       if (next !== photo) photo.replaceWith(next);
       photo = next;
       maps = { ...unpacked, frame: framed(unpacked.facts.frame), handle: question.handle, query: unpacked.facts.query };
       maps.key = answer.key;
+      maps.model = model;
       shown = question;
       asked = null;
       received();
@@ -128,8 +133,8 @@ export function mount({ element, props, trigger, watch }) {
     stage.style.maxWidth = `${Math.min(640, 640 * box)}px`;
     inner.style.width = `${100 * Math.min(1, ratio / box)}%`;
     inner.style.height = `${100 * Math.min(1, box / ratio)}%`;
-    if (look.layer < 0 || look.layer >= maps.layers) look.layer = maps.layers - 1;
-    if (look.head >= maps.heads) look.head = -1;
+    if (blockTiles.length !== maps.layers) look.layer = maps.layers - 1; // another model starts at its last block
+    if (headTiles.length !== maps.heads + 1) look.head = -1;
     if (isPatch(maps.query)) lastPatch = maps.query;
     const picture = session.pictures.find((one) => one.handle === maps.handle);
     const done = picture?.note ? ` · ${picture.note}` : "";
@@ -146,7 +151,7 @@ export function mount({ element, props, trigger, watch }) {
   const top = (arrays) => (look.clip ? quantile(arrays, CLIP) : Math.max(...arrays.map((a) => a[strongest(a)])));
   const headMaps = () => Array.from({ length: maps.heads }, (_, i) => maps.map(look.layer, i));
   const topOf = (index) => top(look.shared ? headMaps() : [maps.map(look.layer, index)]);
-  const queryWords = () => (isPatch(maps.query) ? `patch ${place(maps.query)}` : whole()[1]);
+  const queryWords = () => (isPatch(maps.query) ? `patch ${place(maps.query)}` : maps.model.whole[1]);
   const place = (patch) => `${Math.floor(patch / maps.columns)}, ${patch % maps.columns}`;
   const headWords = () => (look.head < 0 ? "mean" : `head ${look.head + 1}`);
 
@@ -226,7 +231,7 @@ export function mount({ element, props, trigger, watch }) {
 
   function writeCommand() {
     const name = session.pictures.find((one) => one.handle === maps.handle)?.name ?? "picture.png";
-    command.text = `python -m analysis attention ${shellWord(name)} --model ${shellWord(session.facts.source)} ` +
+    command.text = `python -m analysis attention ${shellWord(name)} --model ${shellWord(maps.model.typed)} ` +
       `--layer ${look.layer} --query ${maps.query} --size ${maps.facts.size} --out attention.png`;
   }
 
@@ -247,11 +252,25 @@ export function mount({ element, props, trigger, watch }) {
   table.addEventListener("toggle", () => { if (table.open && maps) fillTable(); });
 
   // ---- states
+  function showNothing(model) {
+    const button = (words, onclick, kind = "") => h("button", { type: "button", class: `btn${kind}`, onclick }, words);
+    nothing.replaceChildren(h("p", {}, model.no_attention), h("p", { class: "meta" }, model.can), h("div", { class: "line" },
+      model.memory ? button("See its memory", () => showTab("Memory"), " pri") : session.facts.public ? null : button("Give it a memory", () => doors.remember(), " pri"),
+      button("Choose another model", () => doors.models())));
+  }
+
   let slow;
   function showWaiting() {
     clearTimeout(slow);
     const { facts } = session;
-    const problem = facts.state === "failed" ? facts : facts.model?.no_attention ? { title: "No attention to show.", text: facts.model.no_attention } : null;
+    const problem = facts.state === "failed" ? facts : null;
+    const has = facts.state !== "ready" || !facts.model.no_attention;
+    for (const node of [view, command.node, table]) node.hidden = !has;
+    const pictures = document.getElementById("tray-attention");
+    if (pictures) pictures.hidden = !has;
+    exports.hidden = !has;
+    nothing.hidden = has;
+    if (!has) showNothing(facts.model);
     view.classList.toggle("empty", !maps);
     for (const button of [png, csv]) button.disabled = !maps;
     npz.classList.toggle("off", !maps);
@@ -357,13 +376,15 @@ export function mount({ element, props, trigger, watch }) {
   whileVisible(element, () => {
     placeExports();
     const { model } = session.facts;
-    if (model && !sizes.options.length) {
-      for (const [px, words] of model.sizes) sizes.append(h("option", { value: px }, words));
+    if (model && sizesOf !== model.handle) { // another model: its own input sizes, and the query it starts with
+      sizes.replaceChildren(...model.sizes.map(([px, words]) => h("option", { value: px }, words)));
       size = model.size;
       sizes.value = String(size);
+      sizesOf = model.handle;
     }
+    if (model?.no_attention) maps = asked = shown = null;
     const wanted = session.handle;
-    const known = [asked ?? shown, session.problem && refused].some((question) => question?.handle === wanted);
+    const known = [asked ?? shown, session.problem && refused].some((question) => question?.handle === wanted && question.model === model?.handle);
     if (session.ready && wanted && !known) {
       lastPatch = null;
       ask(whole()[0]);

@@ -19,6 +19,8 @@ const ICONS = {
   chip: "M4.5 4.5h7v7h-7zM6 1.8v2.7M10 1.8v2.7M6 11.5v2.7M10 11.5v2.7M1.8 6h2.7M1.8 10h2.7M11.5 6h2.7M11.5 10h2.7",
   down: "M4.5 6.5 8 10l3.5-3.5",
   close: "M4 4l8 8M12 4l-8 8",
+  back: "M9.5 4.5 6 8l3.5 3.5",
+  folder: "M2 4.2h4l1.4 1.6H14v6.4H2z",
 };
 
 export function icon(name) {
@@ -38,6 +40,18 @@ export const count = (n) => String(Math.round(n)).replace(/\B(?=(\d{3})+$)/g, "\
 export function weight(w) {
   if (w === 0) return "0";
   return w >= 0.001 ? w.toFixed(4) : w.toExponential(1);
+}
+
+export function bytes(n) {
+  if (n === null || n === undefined) return "size unknown";
+  return n >= 1e9 ? `${(n / 1e9).toFixed(1)} GB` : n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} MB` : `${Math.max(1, Math.round(n / 1e3))} kB`;
+}
+
+// A stretch of time in words: "12 s", "3 min", "1 h 20 min"
+export function duration(s) {
+  if (s < 60) return `${Math.max(1, Math.round(s))} s`;
+  const minutes = Math.round(s / 60);
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 export const seconds = (s) => (s < 0.095 ? `${Math.max(1, Math.round(s * 1000))} ms` : `${s.toFixed(1)} s`);
@@ -108,6 +122,10 @@ export function commandLine() {
 
 export function note({ title, text }) {
   return h("div", { class: "note", role: "alert" }, h("b", {}, title), " ", text);
+}
+
+export function showTab(name) {
+  [...document.querySelectorAll("#tabs button[role=tab]")].find((tab) => tab.textContent.trim() === name)?.click();
 }
 
 export function save(blob, name) {

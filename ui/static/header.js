@@ -1,7 +1,12 @@
-// The header: mark, name, the model and its card, device, offline, theme.
+// The header: mark, name, the model, jobs, device, offline, theme; and the dialogs behind them.
 
-import { count, h, icon, note, onTheme } from "./dom.js";
-import { session } from "./session.js";
+import { h, icon, onTheme } from "./dom.js";
+import { jobsChip } from "./jobs.js";
+import { opening } from "./opening.js";
+import { picker } from "./picker.js";
+import { publishDialog } from "./publish.js";
+import { rememberDialog } from "./remember.js";
+import { doors, session } from "./session.js";
 
 function mark() {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -15,10 +20,6 @@ function mark() {
     svg.append(square);
   });
   return svg;
-}
-
-function facts(pairs) {
-  return h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 }
 
 function themeSwitch() {
@@ -40,33 +41,36 @@ function themeSwitch() {
   return h("div", { class: "seg theme", role: "group", "aria-label": "Theme" }, choices);
 }
 
-export function mount({ element }) {
-  const model = h("button", { type: "button", class: "chip model", "aria-haspopup": "dialog", onclick: () => card.showModal() });
+export function mount({ element, upload }) {
+  const models = picker();
+  const jobs = jobsChip();
+  const started = (id) => jobs.started(id);
+  const remember = rememberDialog({ upload, started });
+  const publish = publishDialog({ started });
+  Object.assign(doors, { models: models.show, remember: remember.show, publish: publish.show });
+
+  const model = h("button", { type: "button", class: "chip model", "aria-haspopup": "dialog", onclick: models.show });
+  const coming = h("span", { class: "meta coming", role: "status" });
   const device = h("span", { class: "chip hide-s" });
   const offline = h("span", { class: "chip hide-s" }, h("i", { class: "dot" }), "Offline");
-  const body = h("div", { class: "cardbody" });
-  const title = h("h2", { id: "model-card-title" });
-  const card = h("dialog", { class: "modelcard ui", "aria-labelledby": "model-card-title" },
-    h("div", { class: "head" }, title,
-      h("button", { type: "button", class: "btn quiet icon", "aria-label": "Close", onclick: () => card.close() }, icon("close"))),
-    body);
-  card.addEventListener("click", (event) => { if (event.target === card) card.close(); });
-  element.append(h("div", { class: "hdr" }, h("h1", {}, mark(), "MaSSL"), model, device, offline, h("span", { class: "sp" }), themeSwitch()), card);
+  const problem = h("div", { class: "hdrnote" });
+  element.append(h("div", { class: "hdr" }, h("h1", {}, mark(), "MaSSL"), model, coming, jobs.chip, device, offline, h("span", { class: "sp" }), themeSwitch()),
+    problem, models.node, jobs.node, remember.node, publish.node);
 
   session.hear(() => {
     const { state, model: it, offline: cut, device: where } = session.facts;
     const words = { starting: "opening the model", failed: "no model", ready: "" }[state];
-    model.disabled = !it;
-    model.replaceChildren(h("b", {}, it?.name ?? session.facts.source ?? "model"), h("span", { class: "hide-s" }, it ? it.line : words), ...(it ? [icon("down")] : []));
+    model.disabled = state !== "ready";
+    model.replaceChildren(h("b", {}, it?.name ?? session.facts.source ?? "model"), h("span", { class: "hide-s" }, state === "ready" ? it.line : words), ...(state === "ready" ? [icon("down")] : []));
     device.hidden = !where;
     device.replaceChildren(icon("chip"), where ?? "");
     offline.hidden = !cut;
-    if (!it) return;
-    title.textContent = it.name;
-    body.replaceChildren(
-      facts(it.facts.map(([name, value]) => [name, typeof value === "number" ? count(value) : value])),
-      h("h3", {}, "Hashes"),
-      facts(it.hashes.map(([name, value]) => [name, h("code", {}, value)])));
-    if (it.warning) body.prepend(note({ title: "Mind.", text: it.warning }));
+  });
+  opening.hear(() => { // when the picker is closed, what it would say stands here
+    const { now, problem: what } = opening;
+    coming.textContent = now && performance.now() - now.since > 300 ? `opening ${now.title}` : "";
+    const told = what && !document.getElementById("models").open;
+    problem.replaceChildren(...(told ? [h("div", { class: "note", role: "alert" }, h("span", {}, h("b", {}, what.title), " ", what.source ? `${what.source}: ` : "", what.text),
+      h("button", { type: "button", class: "btn quiet icon", "aria-label": "Close", onclick: () => opening.forget() }, icon("close")))] : []));
   });
 }

@@ -1,15 +1,19 @@
 // The neighbours of a picture in the model's memory: the query as the model saw it, tiles, one pinned.
 
 import { commandLine, count, h, note, seconds, segmented, shellWord } from "./dom.js";
-import { line, session, whileVisible } from "./session.js";
+import { doors, line, session, whileVisible } from "./session.js";
 import { chooseFile } from "./tray.js";
 
 const COUNTS = [10, 20, 50];
 const SPACES = { memory: "Memory", embedding: "Embedding" };
+const SPACE_WORDS = { // why there is only one of them
+  embedding: "This model has no head, so its memory holds embeddings.",
+  memory: "This bundle keeps no embeddings of its remembered pictures.",
+};
 
 export function mount({ element, props, trigger, watch }) {
   const look = { space: "memory", k: 20, pinned: 0 };
-  let found = null; // what the server answered, plus handle, space, k
+  let found = null; // what the server answered, plus model, handle, space, k
   let asked = null;
   let refused = null;
   let tickets = 0;
@@ -17,6 +21,7 @@ export function mount({ element, props, trigger, watch }) {
   const canvas = h("canvas", { role: "img", "aria-label": "Query picture" });
   const queryMeta = h("span", { class: "meta" });
   const space = segmented("Compare in", Object.entries(SPACES), look.space, (name) => { look.space = name; wish(); });
+  const spaceMeta = h("span", { class: "meta" });
   const counts = segmented("How many", COUNTS.map((k) => [String(k), String(k)]), "20", (k) => { look.k = Number(k); wish(); });
   const pinned = h("div", { class: "card", "aria-live": "polite" });
   const title = h("h2");
@@ -28,21 +33,23 @@ export function mount({ element, props, trigger, watch }) {
   const view = h("div", { class: "nb" },
     h("aside", { "aria-label": "Query" },
       h("div", {}, h("div", { class: "head" }, h("h2", {}, "Query"), queryMeta), h("div", { class: "pic query" }, canvas)),
-      h("div", { class: "fld" }, h("span", { class: "lab" }, "Compare in"), space.node),
+      h("div", { class: "fld" }, h("span", { class: "lab" }, "Compare in"), space.node, spaceMeta),
       h("div", { class: "fld" }, h("span", { class: "lab" }, "How many"), counts.node),
       pinned),
     h("div", { class: "found" }, h("div", { class: "head" }, title, titleMeta), tiles, busy));
   element.append(view, state, command.node);
 
-  const isWanted = (question) => question && question.handle === session.handle && question.space === look.space && question.k === look.k;
-  const questions = line(({ since, ...question }) => trigger("asked", { model: session.facts.model.handle, ...question }));
+  const isWanted = (question) => question && question.model === session.facts.model.handle && question.handle === session.handle && question.space === look.space && question.k === look.k;
+  const questions = line(({ since, ...question }) => trigger("asked", question));
   function wish() {
     const { model } = session.facts;
+    if (model?.memory && !model.memory.spaces.includes(look.space)) look.space = model.memory.spaces[0] ?? "memory";
     space.press(look.space);
     counts.press(String(look.k));
+    if (model && !model.memory) found = asked = null;
     const known = isWanted(asked ?? found) || (session.problem && isWanted(refused));
     if (session.ready && model.memory && session.handle && !known) {
-      asked = { handle: session.handle, space: look.space, k: look.k, ticket: ++tickets, since: performance.now() };
+      asked = { model: model.handle, handle: session.handle, space: look.space, k: look.k, ticket: ++tickets, since: performance.now() };
       questions.ask(asked);
     }
     showState();
@@ -52,13 +59,15 @@ export function mount({ element, props, trigger, watch }) {
     const answer = JSON.parse(JSON.stringify(props.value ?? {}));
     const question = questions.settle(answer.ticket);
     if (!question || question !== asked) return;
+    const shown = session.facts.model;
+    if (question.model !== shown.handle) { asked = null; return; } // of a model that is shown no more
     try {
       if (answer.error) throw answer.error;
       const response = await fetch(`api/neighbours/${answer.key}`);
       if (!response.ok) throw { title: "The neighbours did not arrive.", text: (await response.json()).error };
       const result = await response.json();
-      if (asked !== question) return;
-      found = { ...question, ...result };
+      if (asked !== question || shown !== session.facts.model) return;
+      found = { ...question, ...result, shown };
       asked = null;
       look.pinned = 0;
       draw();
@@ -95,9 +104,9 @@ export function mount({ element, props, trigger, watch }) {
     const noun = found.space === "memory" ? "nearest memories" : "nearest embeddings of remembered pictures";
     title.textContent = `${rows.length} ${noun}`;
     titleMeta.textContent = [majority(rows), found.space === "memory" ? "memory space" : "embedding space", found.exact ? "exact" : "approximate",
-      seconds(found.time_s), `snapshot at step ${count(found.last_step)}`].filter(Boolean).join(" · ");
+      seconds(found.time_s), found.last_step > 0 ? `snapshot at step ${count(found.last_step)}` : ""].filter(Boolean).join(" · ");
     tiles.replaceChildren(...rows.map(tile));
-    command.text = `python -m analysis neighbours ${shellWord(name)} --model ${shellWord(session.facts.source)} --space ${found.space} --k ${found.k} --json`;
+    command.text = `python -m analysis neighbours ${shellWord(name)} --model ${shellWord(found.shown.typed)} --space ${found.space} --k ${found.k} --json`;
     pin(0);
   }
 
@@ -133,10 +142,18 @@ export function mount({ element, props, trigger, watch }) {
     const written = row.step < 0 ? "before training" : `step ${count(row.step)}${ago}`;
     const pairs = [["Slot", count(row.slot)], ["Cosine", row.score.toFixed(4)], ["Class", row.class_name ?? "none known"],
       ["Image", row.image_id < 0 ? "unknown" : count(row.image_id)], ["Crop", row.box ? row.box.map((v) => v.toFixed(2)).join(" · ") : "not kept"],
-      ["Written", written], ["Space", SPACES[found.space].toLowerCase()]];
+      ...(found.last_step > 0 ? [["Written", written]] : []), // one given later was written all at once
+      ["Space", SPACES[found.space].toLowerCase()], ["Model", found.shown.name]];
     pinned.replaceChildren(
       h("div", { class: "head" }, h("h3", {}, `Rank ${rank + 1}`), h("span", { class: "meta" }, "pinned")),
       h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
+  }
+
+  function noMemory(model) {
+    const parts = [h("p", {}, `${model.name} has no memory, so there is nothing to compare the picture with.`)];
+    if (session.facts.public) return [...parts, h("p", { class: "meta" }, "Choose a model with a memory above.")];
+    const give = h("button", { type: "button", class: "btn pri", onclick: () => doors.remember() }, "Give it a memory");
+    return [...parts, give, h("p", { class: "meta" }, "A folder of pictures, the drawn gallery, a data set of the Hub, or pictures that you upload.")];
   }
 
   let slow;
@@ -144,6 +161,8 @@ export function mount({ element, props, trigger, watch }) {
     const { facts } = session;
     const { model } = facts;
     const nothing = facts.state !== "ready" || !model.memory || !session.handle;
+    const pictures = document.getElementById("tray-memory");
+    if (pictures) pictures.hidden = facts.state === "ready" && !model.memory; // nothing to choose them for
     view.hidden = nothing;
     command.node.hidden = nothing;
     state.hidden = !nothing;
@@ -151,13 +170,12 @@ export function mount({ element, props, trigger, watch }) {
       state.replaceChildren(...(facts.state === "starting"
         ? [h("p", {}, "Opening the model"), h("p", { class: "meta" }, "It takes a few seconds; the memories appear by themselves.")]
         : facts.state === "failed" ? [note(facts)]
-          : !model.memory ? [h("p", {}, "This model has no memory, so there is nothing to compare the picture with."),
-            h("p", { class: "meta" }, "Start the page with a bundle that has one, for example ", h("code", {}, "python app.py --model embedded"), ".")]
+          : !model.memory ? noMemory(model)
             : [h("p", {}, "Choose a picture to see which memories it wakes."), h("button", { type: "button", class: "btn pri", onclick: chooseFile }, "Add a picture")]));
       return;
     }
-    space.button("embedding").disabled = !model.memory.embeddings;
-    space.button("embedding").title = model.memory.embeddings ? "" : "This bundle keeps no embeddings of its remembered pictures.";
+    for (const name of Object.keys(SPACES)) space.button(name).hidden = !model.memory.spaces.includes(name);
+    spaceMeta.textContent = SPACE_WORDS[model.memory.spaces.join()] ?? "";
     pinned.hidden = !found;
     view.classList.remove("old");
     busy.hidden = true;

@@ -27,7 +27,19 @@ export const session = {
     this.problem = problem;
     this.tell();
   },
+  // another model for this visitor: the address leads back to it
+  use(model) {
+    this.facts = { ...this.facts, state: "ready", model };
+    this.problem = null;
+    const url = new URL(location.href);
+    url.searchParams.set("model", model.source);
+    history.replaceState(history.state, "", url);
+    this.tell();
+  },
 };
+
+// What the header opens and other views have buttons for: `picker` and `remember`
+export const doors = {};
 
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
@@ -37,7 +49,17 @@ async function readFacts() {
     session.pictures = session.facts.pictures;
     session.handle = session.pictures[0]?.handle ?? null;
   }
+  const wanted = new URL(location.href).searchParams.get("model");
+  if (session.ready && wanted && wanted !== session.facts.model.source) await restore(wanted);
   session.tell();
+}
+
+// The model that the address names: at once if it is open here, else the first one serves until it is there
+async function restore(source) {
+  session.facts.state = "starting";
+  const { openModel } = await import("./opening.js");
+  await new Promise((first) => { openModel(source, { first }); });
+  session.facts.state = "ready";
 }
 
 async function start() {

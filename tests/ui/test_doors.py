@@ -1,0 +1,422 @@
+"""The page's doors over HTTP: picking a model, jobs, giving a memory, publishing, and who may."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser.pictures import photo
+from browser.small_bundle import write_small_bundle
+from fastapi.testclient import TestClient
+
+from memssl_core import jobs, paths
+from memssl_core.data.images import decode_image
+from memssl_core.errors import HubError, ModelError
+from memssl_core.jobs import JobFolder
+from memssl_core.sources import open_model
+from ui.attention import show as show_attention
+from ui.context import Context, Opened, key_of
+from ui.examples import examples
+from ui.header import bring, open_for
+from ui.memory import show
+from ui.openings import Opening
+from ui.page import build
+
+HERE = "http://127.0.0.1:7860"
+TINY = "random:test_vit"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos" / "trip"
+    folder.mkdir(parents=True)
+    for seed in range(3):
+        photo(64, 48, seed).save(folder / f"{seed}.png")
+    return folder.parent
+
+
+@pytest.fixture
+def client(ready: Future, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    return TestClient(build(ready, source="small", roots={"photos": photos}), base_url=HERE)
+
+
+@pytest.fixture
+def public(ready: Future, photos: Path) -> TestClient:
+    return TestClient(build(ready, source="bundle:/srv/small", public=True, roots={"photos": photos}), base_url=HERE)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """What jobs were asked for; none is started."""
+    asked: list[dict] = []
+
+    def start(argv: list[str], **facts) -> JobFolder:
+        asked.append({"argv": argv, **facts})
+        return write_job(facts["kind"], facts=facts["facts"])
+
+    monkeypatch.setattr(jobs, "start", start)
+    return asked
+
+
+def write_job(kind: str, state: str = "running", *, facts: dict | None = None, **status) -> JobFolder:
+    """A job folder as `jobs.start` leaves it, whose process is this one."""
+    job = JobFolder(paths.jobs_dir() / f"{kind}-{len(jobs.find())}").create()
+    asked = {"kind": kind, "title": f"a {kind}", "started_s": time.time(), **(facts or {})}
+    (job.path / "job.json").write_text(json.dumps(asked))
+    job.write_status(state, **status)
+    return job
+
+
+def opened(client: TestClient, source: str) -> dict:
+    """Open a model as the page does: ask until it is there or has failed."""
+    answer = client.post("/api/open", json={"source": source}).json()
+    while answer.get("state") == "loading":
+        answer = client.get(f"/api/open/{answer['ticket']}").json()
+    return answer
+
+
+# The picker
+
+
+def test_the_list_holds_what_is_here_and_what_is_worth_fetching(client: TestClient):
+    write_small_bundle(paths.bundles_dir() / "mine", seed=2)
+    answer = client.get("/api/models").json()
+    (mine,) = answer["groups"]["bundles"]
+    assert mine["source"] == "bundle:mine" and mine["title"] == "mine" and mine["cached"] and "small" in mine["note"]
+    assert answer["typed"] and not any(row["cached"] for row in answer["groups"]["curated"])
+    assert opened(client, "bundle:mine")["model"]["name"] == "mine"
+    assert str(paths.home()) not in client.get("/api/models").text
+
+
+def test_each_visitor_has_a_model_of_their_own(client: TestClient):
+    before = client.get("/api/facts").json()["model"]
+    mine = opened(client, TINY)["model"]
+    assert mine["handle"] != before["handle"] and mine["source"] == TINY and mine["memory"] is None
+    assert client.get("/api/facts").json()["model"] == before
+    assert opened(client, "small")["model"] == before
+
+
+def test_a_model_that_cannot_be_opened_is_a_sentence(client: TestClient):
+    for source, words in (
+        ("random:no_such_model", "no_such_model"),
+        ("bundle:/srv/nothing/here", "here"),
+        ("", "Write what to open"),
+        ("timm:resnet18.a1_in1k", "HF_HUB_OFFLINE"),  # not in the cache, and the Hub may not be asked
+    ):
+        answer = opened(client, source)
+        assert words in answer["error"]["text"] and "model" not in answer, answer
+    assert client.post("/api/open", json={"source": "x" * 301}).status_code == 422
+    assert "no longer known" in client.get("/api/open/nobody").json()["error"]["text"]
+    assert client.get("/healthz").json() == {"state": "ready"}
+
+
+def test_models_without_attention_say_what_they_can(client: TestClient):
+    model = opened(client, "random:test_resnet")["model"]
+    assert "feature map and no attention" in model["no_attention"] and "cells" in model["can"]
+    facts = dict(map(tuple, model["facts"]))
+    assert facts["Memory"] == "none" and "Positions" not in facts and len(dict(model["hashes"])["Model"]) == 64
+
+
+def test_a_query_meets_the_memory_of_its_own_model_only(ready: Future, tmp_path: Path):
+    other = f"bundle:{write_small_bundle(tmp_path / 'other', seed=1)}"
+    context = Context("small", ready)
+    models = context.opened().models
+    rocket = examples()["rocket"].read()
+    for handle in (context.opened().handle, models.open(other)):
+        asked = {"model": handle, "handle": "rocket", "space": "memory", "k": 10}
+        told = json.loads(context.results.get(show(context, (), asked)["key"]) or b"")
+        model = open_model(models[handle].model.source)
+        assert model.head and model.memory
+        query = model.head(model.backbone(model.transform(decode_image(rocket))[None])).detach().numpy()[0]
+        scores = np.where(model.memory.image_id < 0, -1, model.memory.vectors @ (query / np.linalg.norm(query)))
+        assert [row["slot"] for row in told["rows"]] == np.argsort(-scores)[:10].tolist()
+        assert all(row["thumb"] is None or f"/{handle}/" in row["thumb"] for row in told["rows"])
+    with pytest.raises(ModelError, match="choose it again"):
+        show(context, (), {"model": "0123456789ab", "handle": "rocket", "space": "memory", "k": 10})
+    assert key_of("neighbours", "a", "rocket") != key_of("neighbours", "b", "rocket")
+
+
+def test_while_one_model_is_opened_the_others_answer(
+    client: TestClient, ready: Future, monkeypatch: pytest.MonkeyPatch
+):
+    reached, let_go = threading.Event(), threading.Event()
+
+    def slow(source: str):
+        reached.set()
+        let_go.wait(10)
+        return open_model(source)
+
+    monkeypatch.setattr("analysis.workbench.open_model", slow)
+    monkeypatch.setattr("ui.openings.SHORT_S", 0)
+    before = client.post("/api/open", json={"source": "random:test_vit@7"}).json()
+    assert before["state"] == "loading" and reached.wait(10)
+    asked = {"handle": "rocket", "query": "cls", "size": 32}
+    assert show_attention(Context("small", ready), (), asked)["key"]  # it is not waited for
+    assert client.get(f"/api/open/{before['ticket']}").json()["state"] == "loading"
+    let_go.set()
+    assert opened(client, "random:test_vit@7")["state"] == "ready"
+
+
+# Bringing what is not here
+
+
+def follow(opening: Opening, *, until: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not until() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert until(), opening
+
+
+def test_what_is_not_cached_comes_as_a_job(client: TestClient, ready: Future, started: list, monkeypatch):
+    cached = set()
+    monkeypatch.setattr("memssl_core.sources.is_cached", lambda source: source in cached or source == TINY)
+    models = ready.result().models
+    monkeypatch.setattr(type(models), "open", lambda self, source: f"handle of {source}")
+    monkeypatch.setattr("ui.openings.SHORT_S", 0)
+    monkeypatch.setattr("ui.header.model_facts", lambda context, handle: {"handle": handle})
+    monkeypatch.setattr("ui.header.LOOK_S", 0.01)
+    context = Context("small", ready)
+    opening = Opening("timm:test_vit", tickets={"one"})
+    thread = threading.Thread(target=lambda: setattr(opening, "handle", open_for(context, opening)))
+    thread.start()
+    follow(opening, until=lambda: bool(jobs.find()))
+    assert started[0]["argv"] == ["fetch", "timm:test_vit"] and started[0]["kind"] == "fetch"
+    (job,) = jobs.find()
+    job.write_status("running", step=3_000_000, total=9_000_000, words="model.safetensors, 3.0 of 9.0 MB")
+    follow(opening, until=lambda: opening.done == 3_000_000)
+    assert opening.total == 9_000_000 and "3.0 of 9.0 MB" in opening.words
+    job.write_status("finished", result="timm:test_vit")
+    thread.join(10)
+    assert opening.handle == "handle of timm:test_vit" and len(started) == 1
+
+
+def test_a_download_under_way_is_gone_on_with_and_its_end_is_told(started: list, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ui.header.LOOK_S", 0.01)
+    job = write_job("fetch", "failed", facts={"source": "hub:a/b"}, message="The Hub has no model a/b.")
+    opening = Opening("hub:a/b", tickets={"one"})
+    running = write_job("fetch", facts={"source": "hub:a/b"})
+    monkeypatch.setattr(JobFolder, "status", failing_after_one(JobFolder.status, running, job))
+    with pytest.raises(HubError, match="no model a/b"):
+        bring(opening)
+    assert not started  # the running one was followed
+
+
+def failing_after_one(status: Callable, running: JobFolder, failed: JobFolder) -> Callable:
+    """`JobFolder.status` by which `running` has failed when it is looked at a third time."""
+    looks = []
+
+    def told(job: JobFolder) -> dict | None:
+        if job == running:
+            looks.append(job)
+        return status(failed if job == running and len(looks) > 2 else job)
+
+    return told
+
+
+def test_when_nobody_waits_the_download_is_stopped(started: list):
+    with pytest.raises(HubError, match="Stopped"):
+        bring(Opening("hub:a/b"))
+    (job,) = jobs.find()
+    assert job.stop_requested()
+
+
+# Jobs
+
+
+def test_jobs_are_told_in_changes(client: TestClient):
+    assert client.get("/api/jobs").status_code == 204
+    first, second = write_job("remember", step=1, total=3), write_job("remember", step=0, total=3)
+    told = client.get("/api/jobs").json()["jobs"]
+    assert {job["id"] for job in told} == {first.path.name, second.path.name}
+    revs = {job["id"]: job["rev"] for job in told}
+    known = ",".join(job["rev"] for job in told)
+    assert client.get(f"/api/jobs?known={known}").status_code == 204
+    second.write_status("running", step=2, total=3)
+    changed = {job["id"]: job for job in client.get(f"/api/jobs?known={known}").json()["jobs"]}
+    assert changed[first.path.name] == {"id": first.path.name, "rev": revs[first.path.name]}
+    assert changed[second.path.name]["step"] == 2
+
+
+def test_a_job_is_stopped_read_and_forgotten_by_its_name_alone(client: TestClient):
+    job = write_job("remember")
+    (job.path / "log.txt").write_text("x" * 5000 + "the end")
+    assert client.get(f"/api/jobs/{job.path.name}/log").json()["text"].endswith("the end")
+    assert "still running" in client.post(f"/api/jobs/{job.path.name}/forget", json={}).json()["error"]["text"]
+    assert client.post(f"/api/jobs/{job.path.name}/stop", json={}).json() == {}
+    assert job.stop_requested() and client.get("/api/jobs").json()["jobs"][0]["stopping"]
+    job.write_status("stopped")
+    client.post(f"/api/jobs/{job.path.name}/forget", json={})
+    assert not job.path.exists()
+    (paths.home() / "elsewhere").mkdir()
+    for name in ("..", "%2e%2e", "..%2felsewhere", "locks"):
+        assert client.get(f"/api/jobs/{name}/log").status_code in (404, 405), name
+
+
+def test_what_a_job_has_made_can_be_opened_and_its_uploads_go(client: TestClient):
+    folder = paths.home() / "uploads" / "abc"
+    folder.mkdir(parents=True)
+    result = str(paths.bundles_dir() / "mine")
+    write_job("remember", "finished", result=result, facts={"uploads": str(folder)})
+    write_job("remember", "failed", message="None of the pictures could be read.", facts={"uploads": str(paths.home())})
+    write_job("publish", "finished", result="https://huggingface.co/ada/mine")
+    write_job("publish", "finished", result="javascript:alert(1)")
+    told = {job["id"]: job for job in client.get("/api/jobs").json()["jobs"]}
+    assert told["remember-0"]["opens"] == "bundle:mine" and not folder.exists()
+    assert "opens" not in told["remember-1"] and "could be read" in told["remember-1"]["message"]
+    assert told["publish-2"]["link"].endswith("ada/mine") and "link" not in told["publish-3"]
+    assert paths.home().exists()  # nothing but a folder of uploads is removed
+
+
+# Give it a memory
+
+
+def wish(client: TestClient, **data) -> dict:
+    return {"model": client.get("/api/facts").json()["model"]["handle"], "data": data}
+
+
+def test_what_a_memory_needs_is_said_beforehand(client: TestClient):
+    asked = wish(client, kind="folder", root="photos", path="")
+    need = client.post("/api/remember/need", json=asked).json()
+    assert need["pictures"] == need["slots"] == 3 and 0 < need["seconds"] < 60
+    assert 100_000 < need["nbytes"] < 10_000_000 and need["name"] == "vit_tiny_patch16_224-photos"
+    drawn = client.post("/api/remember/need", json=wish(client, kind="drawn", count=500) | {"slots": 100}).json()
+    assert (drawn["pictures"], drawn["slots"]) == (500, 100)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"kind": "folder", "root": "photos", "path": "../.."}, "not there"),
+        ({"kind": "folder", "root": "/", "path": "etc"}, "not there"),
+        ({"kind": "folder", "root": "photos", "path": "empty"}, "no pictures"),
+        ({"kind": "folder", "root": "photos", "path": "linked"}, "leads out"),
+        ({"kind": "drawn", "count": 0}, "another count"),
+        ({"kind": "drawn", "count": 10**9}, "another count"),
+        ({"kind": "hub", "name": "no/name --flag"}, "no name of a data set"),
+        ({"kind": "hub", "name": "../../etc"}, "no name of a data set"),
+        ({"kind": "uploads", "count": 201}, "1 to 200"),
+    ],
+)
+def test_pictures_that_cannot_be_used_are_a_sentence(client: TestClient, photos: Path, data: dict, words: str):
+    (photos / "empty").mkdir()
+    (photos / "linked").mkdir()
+    (photos / "linked" / "a.png").symlink_to("/etc/hostname")
+    answer = client.post("/api/remember/need", json=wish(client, **data)).json()
+    assert words in answer["error"]["text"] and str(photos) not in str(answer)
+
+
+def test_a_memory_is_given_by_a_job(client: TestClient, photos: Path, started: list):
+    asked = wish(client, kind="folder", root="photos", path="trip") | {"name": "trip-1", "slots": 2}
+    assert client.post("/api/remember", json=asked).json() == {"job": "remember-0"}
+    (job,) = started
+    verb, source, *flags = job["argv"]
+    told = dict(zip(flags[::2], flags[1::2], strict=True))
+    assert verb == "remember" and source.startswith("bundle:") and told["--data"] == str(photos / "trip")
+    assert told["--out"] == str(paths.bundles_dir() / "trip-1") and told["--slots"] == "2"
+    for name in ("", "../x", "a/b", ".hidden", "-x", "a b", "x" * 81):
+        assert "another one" in client.post("/api/remember", json=asked | {"name": name}).json()["error"]["text"], name
+    (paths.bundles_dir() / "trip-1").mkdir(parents=True)
+    assert "already" in client.post("/api/remember", json=asked).json()["error"]["text"]
+    assert len(started) == 1
+
+
+def test_uploaded_pictures_are_collected_in_a_folder_of_their_own(client: TestClient, started: list):
+    uploads = []
+    for seed, name in enumerate(("../../a.png", "a.png", ".hidden.png")):
+        file = io.BytesIO()
+        photo(40, 40, seed).save(file, "PNG")
+        (path,) = client.post("/gradio_api/upload", files={"files": ("a.png", file.getvalue())}).json()
+        uploads.append({"path": path, "name": name})
+    asked = wish(client, kind="uploads", count=3, uploads=uploads) | {"name": "mine"}
+    assert client.post("/api/remember", json=asked).json() == {"job": "remember-0"}
+    folder = Path(started[0]["argv"][3])
+    assert folder.parent == paths.home() / "uploads" and started[0]["facts"]["uploads"] == str(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["000-a.png", "001-a.png", "002-.hidden.png"]
+    stolen = wish(client, kind="uploads", count=1, uploads=[{"path": "/etc/hostname", "name": "a.png"}])
+    assert "did not arrive" in client.post("/api/remember", json=stolen | {"name": "x"}).json()["error"]["text"]
+    assert Path("/etc/hostname").exists() and len(started) == 1
+
+
+# Publish
+
+
+def test_what_would_be_sent_is_listed_first(client: TestClient, started: list, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    asked = {"model": client.get("/api/facts").json()["model"]["handle"], "repo": "ada/small"}
+    plan = client.post("/api/publish/plan", json=asked).json()
+    names = [name for name, _ in plan["files"]]
+    assert {"config.json", "model.safetensors", "memory.parquet", "README.md"} <= set(names) and plan["private"]
+    assert (
+        "HF_TOKEN" in plan["obstacle"] and "HF_TOKEN" in client.post("/api/publish", json=asked).json()["error"]["text"]
+    )
+    assert "OWNER/NAME" in client.post("/api/publish/plan", json=asked | {"repo": "small"}).json()["error"]["text"]
+    tiny = opened(client, TINY)["model"]
+    assert not tiny["publishable"]
+    refused = client.post("/api/publish/plan", json=asked | {"model": tiny["handle"]}).json()
+    assert "Only a bundle" in refused["error"]["text"] and not started
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "secret-token")
+    assert client.post("/api/publish", json=asked).json() == {"job": "publish-0"}
+    client.post("/api/publish", json=asked | {"private": False})
+    (private, public) = [job["argv"] for job in started]
+    assert private[2:] == ["--repo", "ada/small"] and public[2:] == ["--repo", "ada/small", "--public"]
+    assert "secret-token" not in str(started)
+
+
+# Who may
+
+
+def test_another_page_cannot_change_anything(client: TestClient, started: list):
+    asked = {"source": TINY}
+    foreign = [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site", "origin": HERE},
+        {"host": "evil.example"},  # a name that was made to lead here
+    ]
+    for headers in foreign:
+        assert client.post("/api/open", json=asked, headers=headers).status_code == 403, headers
+    body = json.dumps(asked)
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        assert client.post("/api/open", content=body, headers={"content-type": kind}).status_code == 415, kind
+    proxied = {"origin": "https://models.example", "x-forwarded-host": "models.example"}
+    for headers in ({}, {"origin": HERE}, {"sec-fetch-site": "same-origin"}, {"host": "localhost:7860"}, proxied):
+        assert client.post("/api/open", json=asked, headers=headers).status_code == 200, headers
+    assert client.get("/api/models", headers={"host": "evil.example"}).status_code == 403
+
+
+def test_visitors_from_elsewhere_get_what_is_here_and_nothing_is_started(public: TestClient, started: list):
+    write_small_bundle(paths.bundles_dir() / "mine", seed=2)
+    facts = public.get("/api/facts", headers={"host": "models.example"}).json()
+    assert facts["public"] and facts["model"]["typed"] == "bundle:small" and not facts["model"]["publishable"]
+    answer = public.get("/api/models").json()
+    rows = [row for group in answer["groups"].values() for row in group]
+    assert not answer["typed"] and rows and all(row["cached"] for row in rows)
+    assert opened(public, "bundle:mine")["model"]["typed"] == "bundle:mine"
+    for source in (TINY, f"bundle:{paths.bundles_dir()}/mine/.", "timm:resnet18.a1_in1k", "hub:ada/mine", "/etc"):
+        assert "already on this server" in opened(public, source)["error"]["text"], source
+    for path in ("jobs", "jobs/a/log", "folders?root=photos"):
+        assert public.get(f"/api/{path}").status_code == 403, path
+    for path in ("jobs/a/stop", "jobs/a/forget", "remember", "remember/need", "publish", "publish/plan"):
+        assert (
+            public.post(f"/api/{path}", json={"model": "x", "repo": "a/b", "data": {"kind": "drawn"}}).status_code
+            == 403
+        )
+    assert not started
+
+
+def test_the_model_comes_first(tmp_path: Path):
+    with TestClient(build(Future(), source="embedded"), base_url=HERE) as starting:
+        assert "still being opened" in opened(starting, "embedded")["error"]["text"]
+
+
+def test_opening_names_where_it_came_from(ready: Future):
+    assert isinstance(ready.result(), Opened) and ready.result().source.startswith("bundle:")
