@@ -74,8 +74,8 @@ def chip(page: Page):
 def type_source(page: Page, source: str) -> None:
     """Open the picker and ask for any source."""
     chip(page).click()
-    page.get_by_label("Any other source").fill(source)
-    page.get_by_label("Any other source").press("Enter")
+    page.get_by_label("Any source").fill(source)
+    page.get_by_label("Any source").press("Enter")
 
 
 def open_source(page: Page, source: str, name: str) -> None:

@@ -6,9 +6,15 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from browser.answers import HERE, write_job
+from browser.pictures import photo
 from browser.small_bundle import write_small_bundle
+from fastapi.testclient import TestClient
 
+from memssl_core import jobs
+from memssl_core.jobs import JobFolder
 from ui.context import Context, Opened, open_source
+from ui.page import build
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +42,36 @@ def ready(opened: Opened) -> Future:
 @pytest.fixture
 def context(ready: Future) -> Context:
     return Context("small", ready)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos" / "trip"
+    folder.mkdir(parents=True)
+    for seed in range(3):
+        photo(64, 48, seed).save(folder / f"{seed}.png")
+    return folder.parent
+
+
+@pytest.fixture
+def client(ready: Future, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    return TestClient(build(ready, source="small", roots={"photos": photos}), base_url=HERE)
+
+
+@pytest.fixture
+def public(ready: Future, photos: Path) -> TestClient:
+    return TestClient(build(ready, source="bundle:/srv/small", public=True, roots={"photos": photos}), base_url=HERE)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """What jobs were asked for; none is started."""
+    asked: list[dict] = []
+
+    def start(argv: list[str], **facts) -> JobFolder:
+        asked.append({"argv": argv, **facts})
+        return write_job(facts["kind"], facts=facts["facts"])
+
+    monkeypatch.setattr(jobs, "start", start)
+    return asked

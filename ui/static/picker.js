@@ -34,13 +34,13 @@ export function picker() {
 
   // ---- the list
   const filter = h("input", { type: "text", placeholder: "Filter", "aria-label": "Filter the models", oninput: showList });
-  const source = h("input", { type: "text", class: "mono", placeholder: "hub:OWNER/NAME, timm:NAME, random:NAME@SEED, …", "aria-label": "Any other source", autocomplete: "off", spellcheck: "false" });
+  const source = h("input", { type: "text", class: "mono", placeholder: "hub:OWNER/NAME, timm:NAME, random:NAME@SEED, …", "aria-label": "Any source", autocomplete: "off", spellcheck: "false" });
   const slot = h("div", { class: "slot" });
   const any = h("form", { class: "any", onsubmit: (event) => {
     event.preventDefault();
     typed = source.value.trim();
     if (typed) choose(typed, typed);
-  } }, h("span", { class: "lab" }, "Any other source"), h("div", { class: "line" }, source, h("button", { type: "submit", class: "btn" }, "Open")), slot);
+  } }, h("span", { class: "lab" }, "Any source"), h("div", { class: "line" }, source, h("button", { type: "submit", class: "btn" }, "Open")), slot);
   const list = h("div", { class: "list", role: "group", "aria-label": "Models" });
   const box = dialog("models", "Models", h("div", { class: "cols" }, card, h("section", { class: "shelf", "aria-label": "Open another model" }, any, filter, list)), {
     wide: true,
