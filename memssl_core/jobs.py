@@ -226,7 +226,6 @@ def working(
     with ExitStack() as held:
         try:
             if resource and not _take(job, resource, work.should_stop, held):
-                job.write_status("stopped")
                 raise MemsslError("Stopped before its turn came.")
             job.write_status("running")
             yield work

@@ -42,4 +42,4 @@ def _last_name(source: str) -> str:
     scheme, colon, rest = source.partition(":")
     if not colon:
         return Path(source).name
-    return source if scheme not in ("bundle", "parquet", "wds", "run") else f"{scheme}:{Path(rest).name}"
+    return source if scheme in ("hub", "hf", "timm", "random", "drawn") else f"{scheme}:{Path(rest).name}"

@@ -103,15 +103,7 @@ def told(context: Context, source: str) -> str:
     kind, _, rest = source.partition(":")
     home = {"bundle": paths.bundles_dir(), "run": context.runs}.get(kind)
     is_made_here = home is not None and Path(rest).absolute().parent == home.absolute()
-    return folderless(source) if context.public or is_made_here else source
-
-
-def folderless(source: str) -> str:
-    """A source without what lies above its folder."""
-    kind, colon, rest = source.partition(":")
-    if kind in ("hub", "timm", "random"):
-        return source
-    return kind + colon + Path(rest).name if colon else Path(source).name
+    return paths.without_folders(source) if context.public or is_made_here else source
 
 
 def device_words(workbench: Workbench) -> str:

@@ -13,7 +13,7 @@ from ui.context import EVENT, Context, Visit, handler, key_of
 from ui.views import view
 
 if TYPE_CHECKING:
-    from memssl_core.data.images import Transform
+    pass
 
 COUNTS = (10, 20, 50)
 
@@ -44,7 +44,7 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
             "space": found.space,
             "exact": found.exact,
             "time_s": round(time_s, 4),
-            "crop": centre_crop(picture.width, picture.height, transform),
+            "crop": transform.crop_box(picture.width, picture.height),
             "crop_px": transform.crop_px,
             "last_step": int(memory.step.max()),
         }
@@ -64,10 +64,3 @@ def tile(model: str, row: dict, score: float) -> dict[str, Any]:
         "box": row["box"] if x1 > x0 and y1 > y0 else None,
         "thumb": f"api/thumb/{model}/{row['slot']}" if row["thumbnail"] else None,
     }
-
-
-def centre_crop(width: int, height: int, transform: Transform) -> list[float]:
-    """The part of a picture that the model's transform keeps: x0, y0, x1, y1 in 0..1 of the picture."""
-    side = min(width, height) * transform.crop_px / transform.resize_px
-    left, top = (width - side) / 2, (height - side) / 2
-    return [left / width, top / height, (left + side) / width, (top + side) / height]

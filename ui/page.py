@@ -15,9 +15,10 @@ from fastapi.staticfiles import StaticFiles
 
 from memssl_core import __version__, paths
 from memssl_core.errors import ImageError
+from memssl_core.paths import without_folders
 from ui.api import add_endpoints
 from ui.attention import attention_tab
-from ui.context import Context, Opened, Visit, folderless
+from ui.context import Context, Opened, Visit
 from ui.guard import Login, make_guard
 from ui.memory import memory_tab
 from ui.routes import add_routes
@@ -63,7 +64,7 @@ def build(
         roots: folders that may be read from the page, by their names.
         runs: where training runs lie, if elsewhere than `paths.runs_dir()`.
     """
-    shown = folderless(source) if public else source
+    shown = without_folders(source) if public else source
     context = Context(shown, opening, offline, public, roots or {}, runs or paths.runs_dir())
     app = FastAPI(title="MaSSL explorer", docs_url=None, redoc_url=None, openapi_url=None)
     add_routes(app, context, make_guard(login, public))

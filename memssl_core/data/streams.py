@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -61,6 +61,13 @@ def open_stream(spec: str) -> Stream:
     return streams[0] if len(streams) == 1 else _joined(spec, streams)
 
 
+def items_of(images: Images, rows: Iterable[int], first_id: int = 0) -> Iterator[Item]:
+    """Chosen pictures of a list, in the order of `rows`; the list's first picture has the id `first_id`."""
+    return (
+        Item(first_id + i, images.uris[i], images.label(i), images.class_name(i), partial(images.read, i)) for i in rows
+    )
+
+
 def share(count: int, part: int, parts: int) -> range:
     """The positions of one part: neighbours, the parts differing by one at most."""
     return range(count * part // parts, count * (part + 1) // parts)
@@ -71,8 +78,7 @@ def _listed(images: Images) -> Stream:
 
 
 def _walk_listed(images: Images, first_id: int, part: int, parts: int) -> Generator[Item, None, int]:
-    for i in share(len(images), part, parts):
-        yield Item(first_id + i, images.uris[i], images.label(i), images.class_name(i), partial(images.read, i))
+    yield from items_of(images, share(len(images), part, parts), first_id)
     return first_id + len(images)
 
 

@@ -15,9 +15,10 @@ from memssl_core.bundle.layout import Bundle, MemoryTable, bundle_config
 from memssl_core.bundle.thumbnails import thumbnail
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images
+from memssl_core.data.streams import items_of
 from memssl_core.model.memory import Memory
 from memssl_core.model.pair import Pair
-from memssl_core.training.probe import embedding_transform, items_of
+from memssl_core.training.probe import embedding_transform
 
 THUMBNAIL_PX = 64
 THUMBNAIL_BYTES = 540
@@ -60,18 +61,7 @@ def export_bundle(
         box=memory.box.cpu().numpy(),
         thumbnails=[read.get(i, unread)[1] for i in ids],
     )
-    settings = bundle_config(
-        config.backbone,
-        backbone,
-        config.model_args(),
-        transform=transform,
-        head=pair.teacher.head,
-        memory_slots=memory.slots,
-        block_size=config.block_size,
-        student_temperature=config.student_temperature,
-        teacher_temperature=config.teacher_temperature,
-        provenance=provenance,
-    )
+    settings = config_of(pair, config, provenance)
     Bundle(
         config=settings,
         backbone=_halves(backbone.state_dict()),
@@ -80,6 +70,22 @@ def export_bundle(
         memory=table,
         readme=card(settings, hours=trained_s / 3600),
     ).save(folder)
+
+
+def config_of(pair: Pair, config: TrainConfig, provenance: dict[str, Any]) -> dict[str, Any]:
+    """config.json of a bundle of what a run has trained."""
+    return bundle_config(
+        config.backbone,
+        pair.teacher.backbone,
+        config.model_args(),
+        transform=embedding_transform(config),
+        head=pair.teacher.head,
+        memory_slots=config.memory_slots,
+        block_size=config.block_size,
+        student_temperature=config.student_temperature,
+        teacher_temperature=config.teacher_temperature,
+        provenance=provenance,
+    )
 
 
 def _thumbnail(picture: Image.Image) -> bytes:

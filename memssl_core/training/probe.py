@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +12,7 @@ from memssl_core.bundle.embed import embedded
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images
 from memssl_core.data.images import Transform
-from memssl_core.data.streams import Item
+from memssl_core.data.streams import items_of
 from memssl_core.data.views import MEAN, STD
 from memssl_core.evaluation.health import rankme
 from memssl_core.evaluation.knn import knn
@@ -24,10 +22,6 @@ def embedding_transform(config: TrainConfig) -> Transform:
     """Short side to 256/224 of the global view's side, centre crop: the published evaluation at any size."""
     side = config.global_size
     return Transform(resize_px=round(side * 256 / 224), crop_px=side, interpolation="bicubic", mean=MEAN, std=STD)
-
-
-def items_of(images: Images, ids: Iterable[int]) -> Iterator[Item]:
-    return (Item(i, images.uris[i], images.label(i), images.class_name(i), partial(images.read, i)) for i in ids)
 
 
 def embed_images(

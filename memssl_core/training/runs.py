@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from memssl_core import paths
-from memssl_core.bundle.layout import Bundle, bundle_config, check_bundle
+from memssl_core.bundle.layout import Bundle, check_bundle
 from memssl_core.bundle.table import MemoryTable
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images, open_images
 from memssl_core.errors import MemsslError, RunError
 from memssl_core.model.pair import Pair
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint
+from memssl_core.training.export import config_of
 from memssl_core.training.loop import CONFIG
-from memssl_core.training.probe import embedding_transform
 
 _UNFIT = (ArithmeticError, AttributeError, LookupError, MemsslError, RuntimeError, TypeError, ValueError)
 
@@ -66,20 +66,9 @@ def _bundle(state: dict[str, Any], folder: Path) -> Bundle:
     pair.load_state_dict(state["pair"])
     data = str(json.loads((folder / CONFIG).read_bytes())["data"])
     memory = _memory(state["memory"], _images(data, state["images"]))
-    settings = bundle_config(
-        config.backbone,
-        pair.teacher.backbone,
-        config.model_args(),
-        transform=embedding_transform(config),
-        head=pair.teacher.head,
-        memory_slots=memory.slots,
-        block_size=config.block_size,
-        student_temperature=config.student_temperature,
-        teacher_temperature=config.teacher_temperature,
-        provenance={"name": f"{folder.name}, step {step}", "data": data, "steps": step},
-    )
+    facts = {"name": f"{folder.name}, step {step}", "data": paths.without_folders(data), "steps": step}
     return Bundle(
-        config=settings,
+        config=config_of(pair, config, facts),
         backbone=pair.teacher.backbone.state_dict(),
         head=pair.teacher.head.state_dict(),
         student=pair.student.state_dict(),

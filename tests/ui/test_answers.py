@@ -138,8 +138,8 @@ def test_neighbours_carry_their_provenance(context: Context):
 
 def test_the_query_is_the_crop_the_model_saw(context: Context):
     transform = context.workbench().model.transform  # keeps the whole short side
-    assert memory.centre_crop(100, 50, transform) == [0.25, 0.0, 0.75, 1.0]
-    assert memory.centre_crop(50, 100, transform) == [0.0, 0.25, 1.0, 0.75]
+    assert transform.crop_box(100, 50) == (0.25, 0.0, 0.75, 1.0)
+    assert transform.crop_box(50, 100) == (0.0, 0.25, 1.0, 0.75)
 
 
 @pytest.mark.parametrize("wrong", [{"k": 10**9}, {"space": "dreams"}, {"handle": "nobody"}])

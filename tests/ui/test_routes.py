@@ -17,9 +17,10 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from memssl_core import paths
+from memssl_core.paths import without_folders
 from ui import wire
 from ui.attention import show
-from ui.context import Context, folderless, told
+from ui.context import Context, told
 from ui.page import build
 
 HERE = "http://127.0.0.1:7860"
@@ -169,9 +170,9 @@ def test_one_guard_for_gradio_and_our_routes(ready: Future):
 
 
 def test_visitors_from_elsewhere_see_no_folders():
-    assert folderless("bundle:/srv/models/mine") == "bundle:mine" and folderless("/srv/models/mine") == "mine"
+    assert without_folders("bundle:/srv/models/mine") == "bundle:mine" and without_folders("/srv/models/mine") == "mine"
     for source in ("random:vit_tiny_patch16_224@3", "hub:ada/mine@v1", "embedded"):
-        assert folderless(source) == source
+        assert without_folders(source) == source
 
 
 def test_an_address_leads_back_to_its_source(ready: Future):
