@@ -12,7 +12,7 @@ import torch
 
 from memssl_core.data.images import Frame
 from memssl_core.errors import ModelError
-from memssl_core.model.features import AttentionInput, attention_rows
+from memssl_core.model.features import BlockTokens, attention_rows
 
 One = str | int | tuple[float, float]
 Query = One | Sequence[One]
@@ -114,7 +114,7 @@ def query_tokens(query: Query, *, n_prefix: int, has_class_token: bool, frame: F
     return [token for part in parts for token in query_tokens(part, **known)]
 
 
-def rows_of_block(vit_block: Any, entered: AttentionInput, queries: list[int], n_prefix: int) -> np.ndarray:
+def rows_of_block(vit_block: Any, entered: BlockTokens, queries: list[int], n_prefix: int) -> np.ndarray:
     """What entered a block's attention -> float32 [attention heads, R, N]; no queries: the mean over patches."""
     if queries:
         return attention_rows(vit_block.attn, entered, queries)[0].float().cpu().numpy()

@@ -16,19 +16,25 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.attention import Attention, Query, query_tokens, rows_of_block
+from analysis.matches import DEFAULT_FACET, DEFAULT_LAYER, Foreground, Matches, Pair, holding, only
 from analysis.neighbours import Neighbours, SlotSearch, Space
 from memssl_core.data.images import MAX_BYTES, Frame, ImageSource, decode_image, fit_to_patches
 from memssl_core.errors import ModelError
 from memssl_core.model.backbone import embed
 from memssl_core.model.features import (
-    AttentionInput,
+    FACETS,
+    BlockTokens,
+    Facet,
+    facet_of,
     feature_map,
     has_class_token,
+    n_layers,
     n_prefix,
     patch_px,
     walk,
     why_no_attention,
 )
+from memssl_core.model.matching import RULES, Rule, without_position
 from memssl_core.sources import Model, open_model, source_state
 
 MAX_TOKENS = 4096
@@ -43,15 +49,26 @@ MODELS_BUDGET_BYTES = 3 << 30
 class _Walked:
     pixels: Tensor  # [3, H, W]
     frame: Frame
-    inputs: list[AttentionInput]  # [1, N, C] entering the attention of each transformer block
+    blocks: list[BlockTokens]  # [1, N, C]
+    final: Tensor  # [1, N, C] after the final norm
 
     @property
     def nbytes(self) -> int:
-        return self.pixels.nbytes + sum(entered.nbytes for entered in self.inputs)
+        return self.pixels.nbytes + self.final.nbytes + sum(block.nbytes for block in self.blocks)
 
 
-def _size(walked: _Walked) -> int:
-    return walked.nbytes
+@dataclass(frozen=True, eq=False)
+class _Map:
+    cells: np.ndarray  # float32 [rows, columns, C]
+    frame: Frame
+
+    @property
+    def nbytes(self) -> int:
+        return self.cells.nbytes
+
+
+def _size(kept: _Walked | _Map) -> int:
+    return kept.nbytes
 
 
 class Workbench:
@@ -66,7 +83,7 @@ class Workbench:
         for module in (model.backbone, model.head):
             if module is not None:
                 module.to(self.device)
-        self._tokens: cachetools.LRUCache[Any, _Walked] = cachetools.LRUCache(TOKEN_CACHE_BYTES, _size)
+        self._tokens: cachetools.LRUCache[Any, Any] = cachetools.LRUCache(TOKEN_CACHE_BYTES, _size)
         self._embeddings: cachetools.LRUCache = cachetools.LRUCache(256)
         self._searches: dict[str, SlotSearch] = {}
         self._caches, self._forward, self._building = threading.Lock(), threading.Lock(), threading.Lock()
@@ -94,13 +111,10 @@ class Workbench:
         `query`: 'cls', 'register:I', a patch index, (x, y) pixels of the picture, a list of these, or 'mean' for the
         mean over all patches. Raises: ModelError if the model has no such block or token, or no attention to show.
         """
-        blocks = self._blocks()
-        if not -len(blocks) <= layer < len(blocks):
-            raise ModelError(f"There is no layer {layer}; this model has transformer blocks 0 to {len(blocks) - 1}.")
-        layer %= len(blocks)
+        blocks, layer = self._blocks(), self._layer(layer)
         walked = self._walk(image, size, key)
         queries = self._queries(query, walked.frame)
-        rows = rows_of_block(blocks[layer], walked.inputs[layer], queries, n_prefix(self.model.backbone))
+        rows = rows_of_block(blocks[layer], walked.blocks[layer], queries, n_prefix(self.model.backbone))
         return self._attention(rows, walked, (layer,), queries)
 
     def attention_all(
@@ -111,7 +125,7 @@ class Workbench:
         queries = self._queries(query, walked.frame)
         if len(queries) > 1:
             raise ModelError(f"{len(queries)} queries were asked for where one is shown; choose one.")
-        prefix, pairs = n_prefix(self.model.backbone), zip(blocks, walked.inputs, strict=True)
+        prefix, pairs = n_prefix(self.model.backbone), zip(blocks, walked.blocks, strict=True)
         rows = np.stack([rows_of_block(block, entered, queries, prefix)[:, 0] for block, entered in pairs])
         return self._attention(rows, walked, tuple(range(len(blocks))), queries)
 
@@ -137,22 +151,105 @@ class Workbench:
         with self._forward, torch.inference_mode():
             return head(rows)[0].cpu().numpy()
 
-    def features(self, image: ImageSource, size: int | None = None) -> tuple[np.ndarray, Frame]:
-        """float32 [rows, columns, C], and the frame of its cells: patch tokens after the final norm, or the last
-        feature map of a convolutional or hierarchical model.
+    def features(
+        self,
+        image: ImageSource,
+        size: int | None = None,
+        *,
+        facet: Facet = "token",
+        layer: int = -1,
+        key: str | None = None,
+    ) -> tuple[np.ndarray, Frame]:
+        """float32 [rows, columns, C] of the patches, or of the cells of a feature map, and the frame of them.
 
-        Sizes as in `pixels`; a model that takes no picture but its own size sees its own centre crop if `size` is None.
+        `layer` is a transformer block, or a stage of a convolutional or hierarchical model (0-based, negatives from
+        the end), `facet` what it gives out ('token'; the last layer's go through the final norm) or the keys, queries
+        or values of its attention. Sizes as in `pixels`; a model that takes no picture but its own size sees its own
+        centre crop if `size` is None. Raises: ModelError if the model has no such layer or facet.
         """
-        picture, box = decode_image(image), (0.0, 0.0, 1.0, 1.0)
-        pixels, frame = self._pixels(picture, size)
-        try:
-            cells = self._cells(pixels)
-        except ModelError:
-            if size is not None:
-                raise
-            transform = self.model.transform
-            cells, box = self._cells(transform(picture)), transform.crop_box(*picture.size)
-        return cells, _frame_of_cells(frame, cells.shape[:2], box)
+        layer = self._layer(layer)
+        if facet not in FACETS:
+            raise ModelError(f"There is no facet {facet!r}; choose one of {', '.join(FACETS)}.")
+        if why_no_attention(self.model.backbone):
+            if facet != "token":
+                raise ModelError(f"This model has no {facet} facet that could be read; choose token.")
+            return self._map(image, size, layer, key)
+        walked = self._walk(image, size, key)
+        if facet != "token":
+            attention = self._blocks()[layer].get_submodule("attn")
+            with torch.inference_mode():
+                tokens = facet_of(attention, walked.blocks[layer].tokens, facet)
+        elif layer == len(walked.blocks) - 1:
+            tokens = walked.final
+        else:
+            tokens = walked.blocks[layer].left
+        cells = tokens[0, n_prefix(self.model.backbone) :].float().cpu().numpy()
+        return cells.reshape(walked.frame.rows, walked.frame.columns, -1), walked.frame
+
+    def pair(
+        self,
+        image_a: ImageSource,
+        image_b: ImageSource,
+        facet: Facet | None = None,
+        layer: int | None = None,
+        size: int | None = None,
+        *,
+        position: bool = True,
+        keys: tuple[str | None, str | None] = (None, None),
+    ) -> Pair:
+        """The patch features of two pictures, to be matched; the default facet and layer are measured ones.
+
+        `position` False: without what a linear fit can read of a patch's place. Otherwise as `features`.
+        """
+        facet, layer = self.default_facet(facet), self._layer(DEFAULT_LAYER if layer is None else layer)
+        asked = zip((image_a, image_b), keys, strict=True)
+        found = [self.features(image, size, facet=facet, layer=layer, key=key) for image, key in asked]
+        (cells_a, frame_a), (cells_b, frame_b) = found
+        a, b = (cells.reshape(-1, cells.shape[2]) for cells in (cells_a, cells_b))
+        if not position:
+            a, b = without_position(a, cells_a.shape[:2], b, cells_b.shape[:2])
+        return Pair(a, b, frame_a, frame_b, facet, layer)
+
+    def match(
+        self,
+        image_a: ImageSource,
+        image_b: ImageSource,
+        rule: Rule = "mutual",
+        facet: Facet | None = None,
+        layer: int | None = None,
+        n: int | None = None,
+        size: int | None = None,
+        *,
+        foreground: Foreground = "none",
+        position: bool = True,
+    ) -> Matches:
+        """The n best matches of the patches of two pictures (None: all), see `Pair.match`.
+
+        `foreground`: only matches that lie in it on both sides, by the attention of the whole picture or by the first
+        principal component. Raises: ModelError if the model has no such facet, layer or attention.
+        """
+        if rule not in RULES or (n is not None and n < 1):
+            raise ModelError(f"There are no {n} matches by rule {rule!r}; ask for 1 or more, by {' or '.join(RULES)}.")
+        pair = self.pair(image_a, image_b, facet, layer, size, position=position)
+        found = pair.match(rule)
+        if foreground != "none":
+            if foreground == "pca":
+                in_a, in_b = pair.foreground_by_pca()
+            else:
+                in_a, in_b = (self.foreground(image, size) for image in (image_a, image_b))
+            found = only(found, in_a[found.patches[:, 0]] & in_b[found.patches[:, 1]])
+        return only(found, slice(n))
+
+    def foreground(self, image: ImageSource, size: int | None = None, *, key: str | None = None) -> np.ndarray:
+        """bool [N]: the patches that hold most of the last block's attention from the class token (of all patches, in
+        a model without one), mean over attention heads."""
+        query = "cls" if has_class_token(self.model.backbone) else "mean"
+        found = self.attention(image, -1, query, size, key=key)
+        return holding(found.rows.mean((0, 1))[found.n_prefix :])
+
+    def default_facet(self, facet: Facet | None = None) -> Facet:
+        """`facet`, or the one that the measurements chose, of those this model has."""
+        return facet or ("token" if why_no_attention(self.model.backbone) else DEFAULT_FACET)
 
     def neighbours(
         self, image: ImageSource, space: Space = "memory", k: int = 20, *, key: str | None = None
@@ -180,6 +277,31 @@ class Workbench:
             raise ModelError(reason)
         return list(self.model.backbone.blocks)  # type: ignore[arg-type]
 
+    def _layer(self, layer: int) -> int:
+        count = n_layers(self.model.backbone)
+        if not -count <= layer < count:
+            noun = "stages" if self.model.card["family"] == "map" else "transformer blocks"
+            raise ModelError(f"There is no layer {layer}; this model has {noun} 0 to {count - 1}.")
+        return layer % count
+
+    def _map(self, image: ImageSource, size: int | None, layer: int, key: str | None) -> tuple[np.ndarray, Frame]:
+        sized = key or picture_key(image), size, layer
+        with self._caches:
+            known = self._tokens.get(sized)
+        if known is None:
+            picture, box = decode_image(image), (0.0, 0.0, 1.0, 1.0)
+            pixels, frame = self._pixels(picture, size)
+            try:
+                cells = self._cells(pixels, layer)
+            except ModelError:
+                if size is not None:
+                    raise
+                transform = self.model.transform
+                cells, box = self._cells(transform(picture), layer), transform.crop_box(*picture.size)
+            known = _Map(cells, _frame_of_cells(frame, cells.shape[:2], box))
+            self._keep(sized, known)
+        return known.cells, known.frame
+
     def _pixels(self, image: ImageSource, size: int | None) -> tuple[Tensor, Frame]:
         if size is not None and not 1 <= size <= 16_384:
             raise ModelError(f"size is {size}; choose a long side from 1 to 16384 pixels.")
@@ -188,10 +310,15 @@ class Workbench:
         fitted, frame = fit_to_patches(decode_image(image), patch_px=side, size=size, max_tokens=most)
         return self.model.transform.normalise(fitted), frame
 
-    def _cells(self, pixels: Tensor) -> np.ndarray:
+    def _cells(self, pixels: Tensor, layer: int) -> np.ndarray:
+        backbone = self.model.backbone
+        asked = None if layer == n_layers(backbone) - 1 else layer
         with self._forward, torch.inference_mode():
-            cells = feature_map(self.model.backbone, pixels[None].to(self.device))[0]
-            return cells.permute(1, 2, 0).float().cpu().numpy()
+            cells = feature_map(backbone, pixels[None].to(self.device), asked)[0]
+        if cells[0].numel() > self.max_tokens:
+            grid = "×".join(str(side) for side in cells.shape[1:])
+            raise ModelError(f"Stage {layer} has {grid} cells here; choose a later one or a smaller size.")
+        return cells.permute(1, 2, 0).float().cpu().numpy()
 
     def _walk(self, image: ImageSource, size: int | None, key: str | None) -> _Walked:
         sized = key or picture_key(image), size
@@ -200,11 +327,14 @@ class Workbench:
         if walked is None:
             pixels, frame = self._pixels(image, size)
             with self._forward, torch.inference_mode():
-                walked = _Walked(pixels, frame, walk(self.model.backbone, pixels[None].to(self.device))[0])
-            if walked.nbytes <= self._tokens.maxsize:
-                with self._caches:
-                    self._tokens[sized] = walked
+                walked = _Walked(pixels, frame, *walk(self.model.backbone, pixels[None].to(self.device)))
+            self._keep(sized, walked)
         return walked
+
+    def _keep(self, key: Hashable, kept: _Walked | _Map) -> None:
+        if kept.nbytes <= self._tokens.maxsize:
+            with self._caches:
+                self._tokens[key] = kept
 
     def _queries(self, query: Query, frame: Frame) -> list[int]:
         backbone = self.model.backbone

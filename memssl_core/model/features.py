@@ -1,4 +1,4 @@
-"""Tokens, feature maps and attention rows of timm models. No switches: threads may share a model.
+"""Tokens, facets, feature maps and attention rows of timm models. No switches: threads may share a model.
 
 Shapes: B pictures, N tokens (prefix tokens first, then patches row by row), C width, R query tokens.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from timm.layers import Attention, AttentionRope
@@ -23,20 +23,24 @@ from memssl_core.errors import ModelError
 
 TOKEN_FAMILIES = (VisionTransformer, Eva)
 ATTENTION_KINDS = (Attention, AttentionRope, EvaAttention)
+Facet = Literal["token", "key", "query", "value"]
+FACETS: tuple[Facet, ...] = get_args(Facet)
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionInput:
-    """What went into an attention module."""
+class BlockTokens:
+    """The tokens of one transformer block."""
 
     tokens: Tensor
-    """[B, N, C]"""
+    """[B, N, C] as they enter the attention, after the norm before it"""
+    left: Tensor
+    """[B, N, C] as they leave the block"""
     rope: Tensor | None = None
     """rotary embedding of the patches, as timm hands it over; None for models without"""
 
     @property
     def nbytes(self) -> int:
-        return self.tokens.nbytes
+        return self.tokens.nbytes + self.left.nbytes
 
 
 def why_no_attention(backbone: nn.Module) -> str | None:
@@ -77,36 +81,61 @@ def patch_px(backbone: nn.Module) -> int:
     raise ModelError(f"{type(backbone).__name__} has no square patches and no feature map; choose another model.")
 
 
-def walk(backbone: nn.Module, pixels: Tensor) -> tuple[list[AttentionInput], Tensor]:
-    """[B, 3, H, W] normalised pixels -> (what entered each block's attention, tokens [B, N, C] after the final norm).
+def walk(backbone: nn.Module, pixels: Tensor) -> tuple[list[BlockTokens], Tensor]:
+    """[B, 3, H, W] normalised pixels -> (the tokens of each transformer block, [B, N, C] after the final norm).
 
     The sides must be multiples of the patch side. Raises: ModelError as `why_no_attention` says.
     """
     if reason := why_no_attention(backbone):
         raise ModelError(reason)
     vit: Any = backbone
-    inputs: list[AttentionInput] = []
+    entered: list[tuple[Tensor, Tensor | None]] = []
+    left: list[Tensor] = []
     caller = threading.get_ident()
 
     def keep(attn: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Any] | None = None) -> None:
         # Another thread may be running the same model; torch hands it no `named` if it meets a hook half taken away.
         if threading.get_ident() == caller:
-            inputs.append(AttentionInput(arguments[0], (named or {}).get("rope")))
+            entered.append((arguments[0], (named or {}).get("rope")))
+
+    def keep_output(vit_block: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if threading.get_ident() == caller:
+            left.append(output)
 
     with ExitStack() as hooks:
         for vit_block in vit.blocks:
             hooks.enter_context(vit_block.attn.register_forward_pre_hook(keep, with_kwargs=True))
-        return inputs, vit.forward_features(pixels)
+            hooks.enter_context(vit_block.register_forward_hook(keep_output))
+        final = vit.forward_features(pixels)
+    pairs = zip(entered, left, strict=True)
+    return [BlockTokens(tokens, output, rope) for (tokens, rope), output in pairs], final
 
 
-def feature_map(backbone: nn.Module, pixels: Tensor) -> Tensor:
+def facet_of(attention: nn.Module, tokens: Tensor, facet: Facet) -> Tensor:
+    """Keys, queries or values [B, N, heads * d] of the tokens [B, N, C] that enter a timm attention module.
+
+    As the linear layer gives them, attention heads side by side: before their norms and before rotary positions.
+    Source: the facets of Amir et al., arXiv 2112.05814.
+    """
+    return F.linear(tokens, *_projection(attention, facet))
+
+
+def n_layers(backbone: nn.Module) -> int:
+    """How many layers have features: transformer blocks, or the stages of a convolutional or hierarchical model."""
+    if isinstance(backbone, TOKEN_FAMILIES):
+        return len(backbone.blocks)  # type: ignore[arg-type]
+    return len(backbone.feature_info) if hasattr(backbone, "forward_intermediates") else 1  # type: ignore[arg-type]
+
+
+def feature_map(backbone: nn.Module, pixels: Tensor, layer: int | None = None) -> Tensor:
     """[B, 3, H, W] normalised pixels -> [B, C, rows, columns]: patch tokens after the final norm, or the last map.
 
+    With `layer`, 0-based: the map that this transformer block or stage gives out, no norm after it.
     The sides must be multiples of `patch_px`; there are then H / patch_px rows, except in some convolutional models,
-    which cut or pad the edges. ModelError for a model that gives no map, or not at this size.
+    which cut or pad the edges, and in earlier stages. ModelError for a model that gives no map, or not at this size.
     """
     try:
-        cells = _cells(backbone, pixels)
+        cells = _cells(backbone, pixels) if layer is None else _cells_of_layer(backbone, pixels, layer)
     except (AssertionError, RuntimeError, ValueError) as reason:
         size = "×".join(str(side) for side in reversed(pixels.shape[2:]))
         raise ModelError(
@@ -130,11 +159,17 @@ def _cells(backbone: Any, pixels: Tensor) -> Tensor | None:
     return backbone.forward_intermediates(pixels, indices=1, norm=has_norm, intermediates_only=True)[-1]
 
 
+def _cells_of_layer(backbone: Any, pixels: Tensor, layer: int) -> Tensor | None:
+    if not hasattr(backbone, "forward_intermediates"):
+        return None
+    return backbone.forward_intermediates(pixels, indices=[layer], norm=False, intermediates_only=True)[-1]
+
+
 @torch.inference_mode()
-def attention_rows(attention: nn.Module, entered: AttentionInput, rows: Tensor | list[int]) -> Tensor:
+def attention_rows(attention: nn.Module, entered: BlockTokens, rows: Tensor | list[int]) -> Tensor:
     """Attention rows of a timm attention module: only what is asked for, whichever attention kernel is active.
 
-    What entered the module, [R] token indices -> [B, attention heads, R, N]; each row sums to 1.
+    The block's tokens, [R] token indices -> [B, attention heads, R, N]; each row sums to 1.
     """
     attn: Any = attention
     index = torch.as_tensor(rows, device=entered.tokens.device)
@@ -147,18 +182,22 @@ def attention_rows(attention: nn.Module, entered: AttentionInput, rows: Tensor |
 
 def _queries_and_keys(attn: Any, asked: Tensor, every: Tensor) -> tuple[Tensor, Tensor]:
     """[B, R, C] and [B, N, C] -> queries [B, heads, R, d] and keys [B, heads, N, d]."""
-    if attn.qkv is None:
-        q, k = attn.q_proj(asked), attn.k_proj(every)
-    else:
-        weight, bias = attn.qkv.weight, attn.qkv.bias
-        width = len(weight) // 3
-        query_bias, key_bias = (None, None) if bias is None else (bias[:width], bias[width : 2 * width])
-        if getattr(attn, "q_bias", None) is not None:
-            query_bias, key_bias = attn.q_bias, attn.k_bias
-        q = F.linear(asked, weight[:width], query_bias)
-        k = F.linear(every, weight[width : 2 * width], key_bias)
+    q, k = facet_of(attn, asked, "query"), facet_of(attn, every, "key")
     q, k = (part.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for part in (q, k))
     return q, k.repeat_interleave(q.shape[1] // k.shape[1], 1)  # grouped queries share a key
+
+
+def _projection(attn: Any, facet: Facet) -> tuple[Tensor, Tensor | None]:
+    """Weight [heads * d, C] and bias [heads * d] of a facet: a third of the fused layer, or a layer of its own."""
+    if attn.qkv is None:
+        layer = {"query": attn.q_proj, "key": attn.k_proj, "value": attn.v_proj}[facet]
+        return layer.weight, layer.bias
+    third = ("query", "key", "value").index(facet)
+    width = len(attn.qkv.weight) // 3
+    part = slice(third * width, (third + 1) * width)
+    if getattr(attn, "q_bias", None) is not None:  # which then has no bias inside the fused layer
+        return attn.qkv.weight[part], (attn.q_bias, attn.k_bias, attn.v_bias)[third]
+    return attn.qkv.weight[part], None if attn.qkv.bias is None else attn.qkv.bias[part]
 
 
 def _rotated(attn: Any, part: Tensor, rope: Tensor, index: Tensor | None) -> Tensor:

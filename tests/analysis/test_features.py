@@ -31,6 +31,48 @@ def test_patch_tokens_lie_where_attention_has_its_patches(workbench, picture):
     np.testing.assert_allclose(cells.reshape(-1, 32), tokens[0, 1:], atol=1e-5)
 
 
+def test_facets_are_those_of_timm_block_by_block(workbench, picture):
+    pixels = torch.from_numpy(workbench.pixels(picture, 96)[0])[None]
+    backbone: Any = workbench.model.backbone
+    with torch.no_grad():
+        left = backbone.forward_intermediates(pixels, norm=False, intermediates_only=True)
+        tokens = backbone.forward_intermediates(pixels, norm=False, intermediates_only=True, return_prefix_tokens=True)
+    for layer in range(2):
+        cells, _ = workbench.features(picture, 96, layer=layer)
+        np.testing.assert_allclose(cells, left[layer][0].permute(1, 2, 0), atol=1e-5)
+        rows = torch.cat([tokens[layer][1], tokens[layer][0].flatten(2).mT], 1)
+        block = backbone.blocks[layer + 1]
+        parts = block.attn.qkv(block.norm1(rows))[0, 1:].chunk(3, dim=1)
+        for facet, expected in zip(("query", "key", "value"), parts, strict=True):
+            cells, frame = workbench.features(picture, 96, facet=facet, layer=layer + 1)
+            assert cells.shape[:2] == (frame.rows, frame.columns)
+            np.testing.assert_allclose(cells.reshape(-1, 32), expected.detach(), atol=1e-5)
+
+
+def test_a_stage_has_a_map_of_its_own(swin, picture):
+    cells, frame = swin.features(picture, 128, layer=1)
+    assert cells.shape == (12, 16, 192) == (frame.rows, frame.columns, 192)
+    model: Any = swin.model.backbone
+    with torch.no_grad():
+        maps = model.forward_intermediates(
+            torch.from_numpy(swin.pixels(picture, 128)[0])[None], norm=False, intermediates_only=True
+        )
+    np.testing.assert_allclose(cells, maps[1][0].permute(1, 2, 0), atol=1e-5)
+    last = swin.features(picture, 128)[1]
+    assert frame.box_of(0)[:2] == last.box_of(0)[:2] == (-0.5, -0.5)
+    assert frame.box_of(12 * 16 - 1)[2:] == pytest.approx(last.box_of(11)[2:])
+
+
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [({"layer": 4}, "stages 0 to 3"), ({"layer": -5}, "stages 0 to 3"), ({"facet": "key"}, "no key facet"),
+     ({"facet": "soul"}, "no facet 'soul'"), ({"layer": 0, "size": 1024}, "Stage 0 has 256×256 cells")],
+)  # fmt: skip
+def test_what_a_model_does_not_have_is_said(swin, picture, wrong, sentence):
+    with pytest.raises(ModelError, match=sentence):
+        swin.features(picture.resize((256, 256)), **wrong)
+
+
 def test_a_hierarchical_model_has_a_map_of_any_picture(swin, picture):
     cells, frame = swin.features(picture, 128)
     assert cells.shape == (3, 4, 768) == (frame.rows, frame.columns, 768) and frame.patch_px == 32
@@ -68,12 +110,13 @@ def test_the_frame_says_where_in_the_picture_each_cell_lies(workbench, monkeypat
     transform = replace(workbench.model.transform, crop_mode=own_size or "center")
     bench = Workbench(replace(workbench.model, transform=transform))
 
-    def means(backbone, pixels):
+    def means(backbone, pixels, layer):
         if own_size and pixels.shape[2:] != (transform.crop_px, transform.crop_px):
             raise ModelError("This model takes only its own size.")
         return F.adaptive_avg_pool2d(pixels, grid)
 
     monkeypatch.setattr("analysis.workbench.feature_map", means)
+    monkeypatch.setattr("analysis.workbench.why_no_attention", lambda backbone: "It has a feature map.")
     cells, frame = bench.features(ramps(180, 120))
     assert (frame.rows, frame.columns) == grid and (frame.width, frame.height) == (180, 120)
     seen = (cells * np.array(transform.std) + np.array(transform.mean)) * 255

@@ -12,7 +12,16 @@ import torch
 
 from memssl_core.errors import ModelError
 from memssl_core.model.backbone import create_backbone, embed, embedding_width
-from memssl_core.model.features import attention_rows, feature_map, n_prefix, patch_px, walk, why_no_attention
+from memssl_core.model.features import (
+    attention_rows,
+    facet_of,
+    feature_map,
+    n_layers,
+    n_prefix,
+    patch_px,
+    walk,
+    why_no_attention,
+)
 
 VARIANTS = {
     "plain": {},
@@ -103,6 +112,53 @@ def test_every_family_attends_as_timm_says(name, args, height, width):
         torch.testing.assert_close(got.sum(-1), torch.ones(got.shape[:3]))
 
 
+def facets_by_timm(vit, tokens: torch.Tensor, layer: int) -> dict[str, torch.Tensor]:
+    """What the first linear layers of an attention module give, caught on their way out."""
+    attn, caught = vit.blocks[layer].attn, {}
+    layers = (
+        {"all": attn.qkv} if attn.qkv is not None else {"query": attn.q_proj, "key": attn.k_proj, "value": attn.v_proj}
+    )
+    hooks = [
+        module.register_forward_hook(lambda m, i, output, name=name: caught.update({name: output}))
+        for name, module in layers.items()
+    ]
+    with torch.no_grad():
+        vit.forward_features(tokens)
+    for hook in hooks:
+        hook.remove()
+    if "all" in caught:
+        caught = dict(zip(("query", "key", "value"), caught["all"].chunk(3, dim=-1), strict=True))
+    return caught
+
+
+@pytest.mark.parametrize("name, args", FAMILIES.values(), ids=FAMILIES)
+def test_facets_and_block_outputs_of_every_family(name, args):
+    torch.manual_seed(0)
+    vit: Any = create_backbone(name, **args).eval()
+    side = patch_px(vit)
+    pixels = torch.randn(2, 3, 4 * side, 6 * side)
+    assert n_layers(vit) == len(vit.blocks)
+    with torch.no_grad():
+        blocks, final = walk(vit, pixels)
+        maps = vit.forward_intermediates(pixels, norm=False, intermediates_only=True)
+        torch.testing.assert_close(final, vit.forward_features(pixels))
+    for layer, (block, expected) in enumerate(zip(blocks, maps, strict=True)):
+        torch.testing.assert_close(block.left[:, n_prefix(vit) :].mT, expected.flatten(2))
+        biased = getattr(vit.blocks[layer].attn, "q_bias", None) is not None  # timm adds it on the way: below
+        for facet, rows in facets_by_timm(vit, pixels, layer).items() if not biased else ():
+            torch.testing.assert_close(facet_of(vit.blocks[layer].attn, block.tokens, facet), rows)
+
+
+def test_biases_beside_the_fused_layer_are_added():
+    vit: Any = create_backbone("eva02_tiny_patch14_224", depth=1, qkv_fused=True).eval()
+    attn, tokens = vit.blocks[0].attn, torch.randn(1, 5, 192)
+    torch.nn.init.normal_(attn.q_bias)
+    torch.nn.init.normal_(attn.v_bias)
+    full = attn.qkv(tokens) + torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+    for facet, rows in zip(("query", "key", "value"), full.chunk(3, dim=-1), strict=True):
+        torch.testing.assert_close(facet_of(attn, tokens, facet), rows)
+
+
 def test_two_threads_walk_one_model_apart():
     vit, pictures, found = small_vit(), torch.randn(2, 1, 3, 64, 64), {}
     alone = [walk(vit, picture)[0] for picture in pictures]
@@ -167,6 +223,9 @@ def test_a_walk_leaves_no_trace_on_the_model():
 def test_other_architectures_have_a_feature_map_instead(name, side):
     model: Any = create_backbone(name).eval()
     assert patch_px(model) == side and n_prefix(model) == 0
+    with torch.no_grad():
+        maps = [feature_map(model, torch.randn(1, 3, 64, 64), layer) for layer in range(n_layers(model))]
+    assert [one.shape[2] for one in maps] == [64 // stage["reduction"] for stage in model.feature_info]
     pixels = torch.randn(1, 3, 4 * side, 6 * side)
     with torch.no_grad():
         cells = feature_map(model, pixels)
