@@ -1,4 +1,4 @@
-"""Pictures for files: attention laid over a picture, neighbours side by side."""
+"""Pictures for files: attention laid over a picture, neighbours side by side, lines between matches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from analysis.attention import Attention
+from analysis.matches import Matches
 from analysis.neighbours import Neighbours
 from memssl_core.data.images import decode_image
 from memssl_core.errors import ImageError
@@ -53,6 +54,29 @@ def neighbours_sheet(picture: Image.Image, neighbours: Neighbours, *, tile_px: i
             thumbnail = Image.new("RGB", (tile_px, tile_px), _GREY)
         titled.append((f"{score:.3f}", thumbnail))
     return _sheet(titled, tile_px)
+
+
+def matches_sheet(a: Image.Image, b: Image.Image, matches: Matches, *, side_px: int = 640) -> Image.Image:
+    """Both pictures side by side with a line for each match; lighter lines have higher cosines."""
+    left, right = _shrunk(a, side_px), _shrunk(b, side_px)
+    sheet = Image.new("RGB", (left.width + right.width + 3 * _GAP, max(left.height, right.height) + 2 * _GAP), _PAPER)
+    corners = [(_GAP, _GAP), (left.width + 2 * _GAP, _GAP)]
+    for corner, picture in zip(corners, (left, right), strict=True):
+        sheet.paste(picture, corner)
+    pen = ImageDraw.Draw(sheet)
+    low, high = (float(f(matches.scores)) for f in (np.min, np.max)) if len(matches.scores) else (0.0, 1.0)
+    colours = inferno(0.35 + 0.65 * (matches.scores - low) / max(high - low, 1e-6))
+    scales = left.width / a.width, right.width / b.width
+    for i in reversed(range(len(matches.scores))):
+        ends = [
+            tuple((points[i] + 0.5) * scale + corner)
+            for points, scale, corner in zip((matches.points_a, matches.points_b), scales, corners, strict=True)
+        ]
+        pen.line(ends, fill=_INK, width=4)
+        pen.line(ends, fill=tuple(colours[i].tolist()), width=2)
+        for x, y in ends:
+            pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=tuple(colours[i].tolist()), outline=_INK)
+    return sheet
 
 
 def _shrunk(picture: Image.Image, tile_px: int) -> Image.Image:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from memssl_core.data.images import Frame
+from memssl_core.evaluation.correspondence import instance_accuracy
 from memssl_core.model.features import Facet
 from memssl_core.model.matching import Rule, match
 
@@ -81,11 +82,8 @@ class Pair:
     def match(self, rule: Rule = "mutual") -> Matches:
         """All pairs of the rule, see `memssl_core.model.matching.match`."""
         patches, scores = match(self.a, self.b, rule)
-        points = [
-            np.array([frame.centre_of(patch) for patch in side.tolist()]).reshape(-1, 2)
-            for frame, side in ((self.frame_a, patches[:, 0]), (self.frame_b, patches[:, 1]))
-        ]
-        return Matches(*points, patches, scores, self.frame_a, self.frame_b, rule, self.facet, self.layer)
+        points_a, points_b = _centres(self.frame_a, patches[:, 0]), _centres(self.frame_b, patches[:, 1])
+        return Matches(points_a, points_b, patches, scores, self.frame_a, self.frame_b, rule, self.facet, self.layer)
 
     def foreground_by_pca(self) -> tuple[np.ndarray, np.ndarray]:
         """bool [Na], [Nb]: the side of the features' first principal component, over both pictures, that is found less
@@ -100,7 +98,15 @@ class Pair:
         return along[: len(self.a)] > 0, along[len(self.a) :] > 0
 
 
-def only(matches: Matches, kept: np.ndarray) -> Matches:
+def known_accuracy(matches: Matches, homography: np.ndarray) -> dict[str, float | None]:
+    """'acc@0', 'acc@1', 'acc@2' in per cent, 'end_point_px' and 'coverage', see `instance_accuracy`; None where there
+    is nothing to count. `homography` [3, 3] takes px of A to px of B."""
+    frames = matches.frame_a, matches.frame_b
+    metrics = instance_accuracy(matches.patches, *frames, homography).metrics
+    return {name: value if np.isfinite(value) else None for name, value in metrics.items()}
+
+
+def only(matches: Matches, kept: np.ndarray | slice) -> Matches:
     """The matches at `kept`: indices, a slice or bool [M]."""
     parts = {name: getattr(matches, name)[kept] for name in ("points_a", "points_b", "patches", "scores")}
     return replace(matches, **parts)
@@ -116,6 +122,10 @@ def holding(weights: np.ndarray, mass: float = ATTENTION_MASS) -> np.ndarray:
     on = np.zeros(len(weights), bool)
     on[order] = running > (1 - mass) * running[-1]
     return on
+
+
+def _centres(frame: Frame, patches: np.ndarray) -> np.ndarray:
+    return np.array([frame.centre_of(patch) for patch in patches.tolist()], np.float64).reshape(-1, 2)
 
 
 def _is_edge(frame: Frame) -> np.ndarray:

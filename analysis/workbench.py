@@ -158,7 +158,6 @@ class Workbench:
         *,
         facet: Facet = "token",
         layer: int = -1,
-        key: str | None = None,
     ) -> tuple[np.ndarray, Frame]:
         """float32 [rows, columns, C] of the patches, or of the cells of a feature map, and the frame of them.
 
@@ -173,8 +172,8 @@ class Workbench:
         if why_no_attention(self.model.backbone):
             if facet != "token":
                 raise ModelError(f"This model has no {facet} facet that could be read; choose token.")
-            return self._map(image, size, layer, key)
-        walked = self._walk(image, size, key)
+            return self._map(image, size, layer)
+        walked = self._walk(image, size, None)
         if facet != "token":
             attention = self._blocks()[layer].get_submodule("attn")
             with torch.inference_mode():
@@ -195,16 +194,14 @@ class Workbench:
         size: int | None = None,
         *,
         position: bool = True,
-        keys: tuple[str | None, str | None] = (None, None),
     ) -> Pair:
         """The patch features of two pictures, to be matched; the default facet and layer are measured ones.
 
         `position` False: without what a linear fit can read of a patch's place. Otherwise as `features`.
         """
-        facet, layer = self.default_facet(facet), self._layer(DEFAULT_LAYER if layer is None else layer)
-        asked = zip((image_a, image_b), keys, strict=True)
-        found = [self.features(image, size, facet=facet, layer=layer, key=key) for image, key in asked]
-        (cells_a, frame_a), (cells_b, frame_b) = found
+        facet, layer = facet or self.match_default[0], self._layer(self.match_default[1] if layer is None else layer)
+        cells_a, frame_a = self.features(image_a, size, facet=facet, layer=layer)
+        cells_b, frame_b = self.features(image_b, size, facet=facet, layer=layer)
         a, b = (cells.reshape(-1, cells.shape[2]) for cells in (cells_a, cells_b))
         if not position:
             a, b = without_position(a, cells_a.shape[:2], b, cells_b.shape[:2])
@@ -240,16 +237,17 @@ class Workbench:
             found = only(found, in_a[found.patches[:, 0]] & in_b[found.patches[:, 1]])
         return only(found, slice(n))
 
-    def foreground(self, image: ImageSource, size: int | None = None, *, key: str | None = None) -> np.ndarray:
+    def foreground(self, image: ImageSource, size: int | None = None) -> np.ndarray:
         """bool [N]: the patches that hold most of the last block's attention from the class token (of all patches, in
         a model without one), mean over attention heads."""
         query = "cls" if has_class_token(self.model.backbone) else "mean"
-        found = self.attention(image, -1, query, size, key=key)
+        found = self.attention(image, -1, query, size)
         return holding(found.rows.mean((0, 1))[found.n_prefix :])
 
-    def default_facet(self, facet: Facet | None = None) -> Facet:
-        """`facet`, or the one that the measurements chose, of those this model has."""
-        return facet or ("token" if why_no_attention(self.model.backbone) else DEFAULT_FACET)
+    @property
+    def match_default(self) -> tuple[Facet, int]:
+        """The facet and the layer, from the end, that measurements chose; a model without attention has only tokens."""
+        return ("token", -1) if why_no_attention(self.model.backbone) else (DEFAULT_FACET, DEFAULT_LAYER)
 
     def neighbours(
         self, image: ImageSource, space: Space = "memory", k: int = 20, *, key: str | None = None
@@ -284,8 +282,8 @@ class Workbench:
             raise ModelError(f"There is no layer {layer}; this model has {noun} 0 to {count - 1}.")
         return layer % count
 
-    def _map(self, image: ImageSource, size: int | None, layer: int, key: str | None) -> tuple[np.ndarray, Frame]:
-        sized = key or picture_key(image), size, layer
+    def _map(self, image: ImageSource, size: int | None, layer: int) -> tuple[np.ndarray, Frame]:
+        sized = picture_key(image), size, layer
         with self._caches:
             known = self._tokens.get(sized)
         if known is None:

@@ -21,7 +21,15 @@ from memssl_core.data.images import Transform
 from memssl_core.errors import MemsslError, ModelError
 from memssl_core.jobs import Emit
 from memssl_core.model.backbone import create_backbone, embedding_width
-from memssl_core.model.features import TOKEN_FAMILIES, has_class_token, n_prefix, patch_px, why_no_attention
+from memssl_core.model.features import (
+    FACETS,
+    TOKEN_FAMILIES,
+    has_class_token,
+    n_layers,
+    n_prefix,
+    patch_px,
+    why_no_attention,
+)
 from memssl_core.model.head import Head
 from memssl_core.model.pair import Network
 from memssl_core.training.runs import checkpoint_bundle, run_weights
@@ -286,6 +294,8 @@ def _card(
         "patch_px": patch_px(backbone),
         "positions": ours.get("positions") or "timm",
         "blocks": len(blocks),
+        "layers": n_layers(backbone),
+        "facets": ["token"] if why else list(FACETS),
         "attention_heads": blocks[0].attn.num_heads if len(blocks) and not why else 0,
         "class_token": has_class_token(backbone),
         "prefix_tokens": n_prefix(backbone),

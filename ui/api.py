@@ -1,4 +1,4 @@
-"""Named endpoints for programs (REST, gradio_client): the page's questions, by the parameter names of the design.
+"""Named endpoints for programs (REST, gradio_client, MCP): the page's questions, by the parameter names of the design.
 
 Gradio reads the return types of these functions from their signatures, so annotations stay unquoted here.
 """
@@ -25,12 +25,22 @@ MAX_K = 1000
 
 
 def add_endpoints(context: Context) -> None:
-    """`attention`, `neighbours` and `model_card`. To be called inside the page's Blocks."""
+    """`attention`, `match`, `neighbours` and `model_card`. To be called inside the page's Blocks."""
 
     def attention(
         image: FileData, model: str | None = None, layer: int = -1, query: str = "cls", size: int | None = None
     ) -> tuple[FileData, dict[str, Any]]:
-        """Attention rows of one transformer block: an npz file (rows, grid, n_prefix) and a summary."""
+        """Where a token of a picture reads: attention rows of one transformer block of a vision model.
+
+        Args:
+            image: the picture to look at.
+            model: a model that this server has open; left out, the one its page opens with.
+            layer: transformer block, 0-based; negatives count from the last.
+            query: cls, mean, register:I, a patch index, x,y in pixels, or several of these joined by ;
+            size: long side in pixels at which the model reads the picture; as it is if left out.
+        Returns:
+            An npz file (rows, grid, n_prefix) and a summary.
+        """
         workbench, picture = named(context, model), opened(image)
         with context.turns.take("model"):
             found = workbench.attention(picture, layer=layer, query=query, size=size)
@@ -42,20 +52,67 @@ def add_endpoints(context: Context) -> None:
     def neighbours(
         image: FileData, space: Literal["memory", "embedding"] = "memory", k: int = 20, model: str | None = None
     ) -> list[dict[str, Any]]:
-        """The k nearest memories, best first: id, score, image_id, uri, class_name, step, box."""
+        """The memories of a vision model that are nearest to a picture, best first.
+
+        Args:
+            image: the picture to compare with the memory.
+            space: memory compares projections, as the loss does; embedding compares the backbone's output.
+            k: how many.
+            model: a model that this server has open; left out, the one its page opens with.
+        Returns:
+            id, score, image_id, uri, class_name, step and box of each.
+        """
         if k > MAX_K:
             raise ModelError(f"k is {k}; ask for at most {MAX_K} neighbours.")
         workbench, picture = named(context, model), opened(image)
         with context.turns.take("model"):
             return workbench.neighbours(picture, space=space, k=k).records()
 
+    def match(
+        image_a: FileData,
+        image_b: FileData,
+        model: str | None = None,
+        rule: Literal["mutual", "argmax"] = "mutual",
+        facet: Literal["token", "key", "query", "value"] | None = None,
+        layer: int | None = None,
+        n: int | None = 40,
+        size: int | None = None,
+    ) -> dict[str, Any]:
+        """Which patches of one picture a vision model finds in another, best first.
+
+        Args:
+            image_a: the first picture.
+            image_b: the second picture.
+            model: a model that this server has open; left out, the one its page opens with.
+            rule: mutual, each is the other's nearest by cosine; argmax, the largest raw product for each patch of A.
+            facet: token, key, query or value; left out, the measured best.
+            layer: transformer block or stage, 0-based; left out, the measured best.
+            n: how many matches at most.
+            size: long side in pixels at which the model reads each picture; as it is if left out.
+        Returns:
+            Points in pixels of each original picture, patches, and cosine scores.
+        """
+        workbench, a, b = named(context, model), opened(image_a), opened(image_b)
+        with context.turns.take("model"):
+            return workbench.match(a, b, rule, facet, layer, n, size).summary()
+
     def model_card(model: str | None = None) -> dict[str, Any]:
-        """What is known of the model: architecture, data, memory, figures, hashes."""
+        """What is known of a model: architecture, data, memory, figures, hashes.
+
+        Args:
+            model: a model that this server has open; left out, the one its page opens with.
+        """
         return named(context, model).model.card
 
-    for endpoint in (attention, neighbours):
-        gr.api(spoken(endpoint), api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=1)
-    gr.api(spoken(model_card), api_name="model_card", queue=False)
+    for endpoint in (attention, match, neighbours, model_card):
+        gr.api(spoken(endpoint), api_name=endpoint.__name__, queue=False)
+
+
+class Refusal(gr.Error):
+    """A mistake in one sentence, without the quotes that Gradio puts around it when it is told as text."""
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def named(context: Context, model: str | None):
@@ -88,6 +145,6 @@ def spoken(endpoint: Callable) -> Callable:
             return endpoint(*arguments)
         except Exception as error:
             told = explain(error)
-            raise gr.Error(f"{told['title']} {told['text']}", print_exception=False) from None
+            raise Refusal(f"{told['title']} {told['text']}", print_exception=False) from None
 
     return answer

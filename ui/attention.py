@@ -49,5 +49,5 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
             "format": picture.format,
             "device": device_words(workbench),
         }
-        context.results.put(key, wire.pack(found.rows, facts))
+        context.results.put(key, wire.pack({"rows": found.rows}, facts))
     return {"key": key}

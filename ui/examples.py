@@ -20,10 +20,11 @@ class Example:
 
 PHOTOGRAPHS = {
     "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/motorcycle_left.png",
-                "data/rocket.jpg"),
+                "data/motorcycle_right.png", "data/rocket.jpg"),
     "sklearn": ("datasets/images/flower.jpg", "datasets/images/china.jpg"),
     "gradio": ("media_assets/images/lion.jpg", "media_assets/images/cheetah.jpg"),
 }  # fmt: skip
+PAIR = ("motorcycle_left", "motorcycle_right")  # one thing from two places: what correspondence starts with
 DRAWN_SEED = 1  # the embedded model was trained on seed 0
 DRAWN = {"drawn-1": 0, "drawn-2": 1, "drawn-3": 2, "drawn-4": 5}  # handle -> index
 DRAWN_SIZE = 256

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from memssl_core import paths
 from ui.context import device_words, told
-from ui.examples import examples
+from ui.examples import PAIR, examples
 from ui.messages import explain
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def page_facts(context: Context) -> dict[str, Any]:
         "public": context.public,
         "roots": list(context.roots),
         "pictures": [{"handle": handle, "name": example.name} for handle, example in examples().items()],
+        "pair": PAIR if set(PAIR) <= set(examples()) else list(examples())[:2],
     }
     if facts["state"] == "failed":
         reason = context.opening.exception()
@@ -67,7 +68,8 @@ def first_size(card: dict) -> int:
 
 def model_facts(context: Context, handle: str) -> dict[str, Any]:
     """The model behind a handle, for the header, its card and the controls of the views."""
-    model = context.workbench(handle).model
+    workbench = context.workbench(handle)
+    model = workbench.model
     source = told(context, model.source)
     facts = card_facts(model.card)
     if source != model.source and source.startswith("bundle:"):  # known by the name it was given here
@@ -77,6 +79,7 @@ def model_facts(context: Context, handle: str) -> dict[str, Any]:
         "source": source,
         "typed": source if context.public else model.source,
         "publishable": not context.public and bundle_folder(model.source) is not None,
+        "match": dict(zip(("facet", "layer"), workbench.match_default, strict=True)),
         **facts,
     }
 
@@ -121,6 +124,9 @@ def card_facts(card: dict) -> dict[str, Any]:
         "whole": ["cls", "class token"] if card["class_token"] else ["mean", "mean over patches"],
         "sizes": [(size, f"{size} px · {size // patch}×{size // patch} patches") for size in input_sizes(card)],
         "size": first_size(card),
+        "layers": card["layers"],
+        "layer_noun": "block" if tokens else "stage",
+        "facets": card["facets"],
         "memory": {"slots": slots, "spaces": spaces(card)} if slots else None,
     }
 

@@ -16,12 +16,14 @@ from fastapi.staticfiles import StaticFiles
 from memssl_core import __version__, paths
 from memssl_core.errors import ImageError
 from memssl_core.paths import without_folders
-from ui.api import add_endpoints
+from ui.api import Refusal, add_endpoints
 from ui.attention import attention_tab
 from ui.context import Context, Opened, Visit
+from ui.correspondence import correspondence_tab
 from ui.guard import Login, make_guard
 from ui.memory import memory_tab
 from ui.routes import add_routes
+from ui.tools import Tools, add_tools
 from ui.tray import tray, uploaded
 from ui.views import view
 
@@ -66,17 +68,23 @@ def build(
     """
     shown = without_folders(source) if public else source
     context = Context(shown, opening, offline, public, roots or {}, runs or paths.runs_dir())
-    app = FastAPI(title="MaSSL explorer", docs_url=None, redoc_url=None, openapi_url=None)
-    add_routes(app, context, make_guard(login, public))
+    guard = make_guard(login, public)
+    page = blocks(context)
+    tools = Tools(page)
+    app = FastAPI(title="MaSSL explorer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=tools.lifespan)
+    add_routes(app, context, guard)
     app.mount("/ui", Revalidated(directory=STATIC))
+    add_tools(app, tools, guard)
+    page.mcp_server = True  # so that the page says how to connect
     return gr.mount_gradio_app(
         app,
-        blocks(context),
+        page,
         path="/",
         auth_dependency=login,
         ssr_mode=False,
         run_history=False,
         show_error=False,
+        mcp_server=False,  # whatever the environment says: Gradio's own has no guard
         footer_links=["api"],
         max_file_size="50mb",
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
@@ -98,6 +106,9 @@ def blocks(context: Context) -> gr.Blocks:
             with gr.Tab("Attention", id="attention"):
                 tray(context, visit, "tray-attention")
                 attention_tab(context, visit)
+            with gr.Tab("Correspondence", id="correspondence"):
+                tray(context, visit, "tray-correspondence")
+                correspondence_tab(context, visit)
             with gr.Tab("Memory", id="memory"):
                 tray(context, visit, "tray-memory")
                 memory_tab(context, visit)
@@ -131,7 +142,7 @@ class Page(gr.Blocks):
             for path in paths_in(inputs):
                 uploaded(path)
         except ImageError as reason:
-            raise gr.Error(str(reason), print_exception=False) from None
+            raise Refusal(str(reason), print_exception=False) from None
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
 

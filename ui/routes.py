@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from ui.context import Context
 
 THUMBNAIL_PX = 128  # longest side in the tray
+RESULTS = {
+    "attention": ("maps", "application/octet-stream"),
+    "neighbours": ("neighbours", "application/json"),
+    "matches": ("matches", "application/octet-stream"),
+}
 LOSSLESS_PX = 512  # up to here pictures travel as PNG: drawn ones have sharp edges
 
 
@@ -50,30 +55,25 @@ def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> 
         side = SHOWN_PX if size == "shown" else THUMBNAIL_PX
         return cached(request, f"{handle}-{side}", lambda: encode(found.shown, side))
 
-    @api.get("/attention/{key}")
-    def attention(request: Request, key: str) -> Response:
-        data = context.results.get(key)
-        if data is None:
-            return gone("These maps are no longer kept here; choose the picture again.")
-        return cached(request, key, lambda: (data, "application/octet-stream"))
+    for kind, (noun, media_type) in RESULTS.items():
+        add_result(api, context, kind, noun, media_type)
 
     @api.get("/attention/{key}/npz")
     def attention_npz(key: str) -> Response:
         data = context.results.get(key)
         if data is None:
             return gone("These maps are no longer kept here; choose the picture again.")
-        rows, facts = wire.unpack(data)
-        file = io.BytesIO()
-        np.savez(file, rows=rows, grid=np.array(facts["grid"]), n_prefix=facts["n_prefix"])
-        headers = {"Content-Disposition": 'attachment; filename="attention.npz"'}
-        return Response(file.getvalue(), media_type="application/octet-stream", headers=headers)
+        arrays, facts = wire.unpack(data)
+        return npz("attention", grid=np.array(facts["grid"]), n_prefix=facts["n_prefix"], **arrays)
 
-    @api.get("/neighbours/{key}")
-    def neighbours(request: Request, key: str) -> Response:
+    @api.get("/matches/{key}/npz")
+    def matches_npz(key: str) -> Response:
         data = context.results.get(key)
         if data is None:
-            return gone("These neighbours are no longer kept here; choose the picture again.")
-        return cached(request, key, lambda: (data, "application/json"))
+            return gone("These matches are no longer kept here; choose the pictures again.")
+        arrays, facts = wire.unpack(data)
+        grids = {f"grid_{side}": [facts[f"frame_{side}"][name] for name in ("rows", "columns")] for side in "ab"}
+        return npz("matches", **grids, **arrays)
 
     @api.get("/thumb/{model}/{slot}")
     def thumbnail(request: Request, model: str, slot: int) -> Response:
@@ -93,6 +93,24 @@ def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> 
         add_more(owners, context)
     api.include_router(owners)
     app.include_router(api)
+
+
+def add_result(api: APIRouter, context: Context, kind: str, noun: str, media_type: str) -> None:
+    """`api/KIND/KEY`: a result as it was computed."""
+
+    @api.get(f"/{kind}/{{key}}")
+    def result(request: Request, key: str) -> Response:
+        data = context.results.get(key)
+        if data is None:
+            return gone(f"These {noun} are no longer kept here; choose the picture again.")
+        return cached(request, key, lambda: (data, media_type))
+
+
+def npz(name: str, **arrays: object) -> Response:
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    headers = {"Content-Disposition": f'attachment; filename="{name}.npz"'}
+    return Response(file.getvalue(), media_type="application/octet-stream", headers=headers)
 
 
 def gone(sentence: str, status: int = 410) -> JSONResponse:

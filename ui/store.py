@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import secrets
 import threading
 from collections.abc import Callable, Iterable
@@ -80,6 +81,14 @@ class Pictures:
         """Decode an uploaded file. ImageError says in one sentence why it cannot be read."""
         picture = _decode(secrets.token_urlsafe(16), data, name)
         self._uploads.put(picture.handle, picture)
+        return picture
+
+    def make(self, handle: str, image: Image.Image, name: str) -> Picture:
+        """A picture that was made here, kept like an upload under a handle as hard to guess as that of its origin."""
+        file = io.BytesIO()
+        image.save(file, "PNG", compress_level=1)
+        picture = _decode(handle, file.getvalue(), name)
+        self._uploads.put(handle, picture)
         return picture
 
     def get(self, handle: str) -> Picture | None:

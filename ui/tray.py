@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ def add_picture(context: Context, visit: Visit, asked: dict) -> tuple[Visit, dic
 
 def uploaded(path: object) -> Path:
     """The path of an upload, as the page got it from Gradio; anything outside Gradio's own folder is refused."""
-    found = Path(str(path)).resolve()
-    if not found.is_relative_to(Path(get_upload_folder()).resolve()) or not found.is_file():
+    found = None
+    with suppress(OSError, ValueError):  # too long a name, a zero byte
+        found = Path(str(path)).resolve()
+    if not found or not found.is_relative_to(Path(get_upload_folder()).resolve()) or not found.is_file():
         raise ImageError("This file did not arrive here; add the picture again.")
     if found.stat().st_size > MAX_BYTES:
         raise ImageError(TOO_LARGE_FILE)

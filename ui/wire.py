@@ -1,33 +1,46 @@
-"""The bytes that carry attention rows to the browser: `ui/static/wire.js` reads them."""
+"""The bytes that carry arrays to the browser: `ui/static/wire.js` reads them."""
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 MAGIC = b"MSAT"
-VERSION = 1
+VERSION = 2
+KINDS = ("float32", "float16", "int32", "uint8")
 _FIXED = struct.Struct("<4sB3xI")  # magic, version, length of the JSON that follows
 
 
-def pack(rows: np.ndarray, facts: dict) -> bytes:
-    """`rows` [layers, heads, N] and `facts` (JSON) -> header, JSON padded to 4 bytes, float32 little endian.
+def pack(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:
+    """Arrays (of KINDS) by name and facts (JSON) -> header, JSON, then each array, little endian, rows first.
 
-    The JSON gains `layers`, `heads` and `tokens`, the shape of the rows.
+    The JSON is `{"facts": …, "arrays": [[name, kind, shape], …]}`; it and every array are padded to 4 bytes.
     """
-    layers, heads, tokens = rows.shape
-    text = json.dumps({**facts, "layers": layers, "heads": heads, "tokens": tokens}, allow_nan=False).encode()
-    text += b" " * (-(_FIXED.size + len(text)) % 4)
-    return _FIXED.pack(MAGIC, VERSION, len(text)) + text + np.ascontiguousarray(rows, "<f4").tobytes()
+    told = [[name, array.dtype.name, array.shape] for name, array in arrays.items()]
+    assert all(kind in KINDS for _, kind, _ in told)
+    text = json.dumps({"facts": facts, "arrays": told}, allow_nan=False).encode()
+    parts = [np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes() for array in arrays.values()]
+    text = text.ljust(_padded(len(text)))
+    return b"".join([_FIXED.pack(MAGIC, VERSION, len(text)), text, *(p.ljust(_padded(len(p)), b"\0") for p in parts)])
 
 
-def unpack(data: bytes) -> tuple[np.ndarray, dict]:
+def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What `pack` was given. ValueError for other bytes or another version."""
     magic, version, length = _FIXED.unpack_from(data)
     if magic != MAGIC or version != VERSION:
-        raise ValueError(f"attention bytes of version {VERSION} were expected")
-    facts = json.loads(data[_FIXED.size : _FIXED.size + length])
-    rows = np.frombuffer(data, "<f4", offset=_FIXED.size + length)
-    return rows.reshape(facts["layers"], facts["heads"], facts["tokens"]), facts
+        raise ValueError(f"array bytes of version {VERSION} were expected")
+    at = _FIXED.size + length
+    told, arrays = json.loads(data[_FIXED.size : at]), {}
+    for name, kind, shape in told["arrays"]:
+        dtype = np.dtype(kind).newbyteorder("<")
+        arrays[name] = np.frombuffer(data, dtype, int(np.prod(shape)), at).reshape(shape)
+        at += _padded(arrays[name].nbytes)
+    return arrays, told["facts"]
+
+
+def _padded(length: int) -> int:
+    return -(-length // 4) * 4

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 Rule = Literal["mutual", "argmax"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 ARTEFACT_NORM = 4.0
-"""times the median norm: outlier patches stand at some ten times (Darcet et al., arXiv 2309.16588), others within two"""
+"""times the median norm: outliers stand at some ten times (Darcet et al., arXiv 2309.16588), others within two"""
 _CHUNK = 1024
 
 

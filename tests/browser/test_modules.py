@@ -17,7 +17,7 @@ from ui import wire
 def modules(page: Page, server: str) -> Page:
     page.goto(f"{server}healthz")  # a page of the same origin, without the app
     page.evaluate(
-        """async () => { for (const name of ['maps', 'frame', 'wire'])
+        """async () => { for (const name of ['maps', 'frame', 'wire', 'matching'])
            window[name] = await import(`/ui/${name}.js`); }"""
     )
     return page
@@ -79,10 +79,55 @@ def test_a_click_means_what_the_frame_means(modules: Page, frame: Frame):
 
 def test_bytes_are_read_and_other_versions_refused(modules: Page):
     rows = np.random.default_rng(0).dirichlet(np.ones(7), (2, 3)).astype(np.float32)
-    data = wire.pack(rows, {"grid": [2, 3], "n_prefix": 1})
-    read = """bytes => { const it = wire.unpack(Uint8Array.from(bytes).buffer);
+    half = np.array([0, -1.5, 6e-8, 65504, 1 / 3], np.float16)
+    data = wire.pack({"odd": np.ones(3, np.uint8), "half": half, "rows": rows}, {"grid": [2, 3], "n_prefix": 1})
+    halves = modules.evaluate("bytes => [...wire.unpack(Uint8Array.from(bytes).buffer).arrays.half]", list(data))
+    assert halves == half.astype(float).tolist()
+    read = """bytes => { const it = wire.attentionMaps(wire.unpack(Uint8Array.from(bytes).buffer));
                          return [[...it.map(1, 2)], [...it.map(0, -1)]]; }"""
     head, mean = modules.evaluate(read, list(data))
     assert head == pytest.approx(rows[1, 2, 1:].tolist()) and mean == pytest.approx(rows[0, :, 1:].mean(0).tolist())
     refused = "bytes => { try { wire.unpack(Uint8Array.from(bytes).buffer); } catch (error) { return error.message; } }"
-    assert "Load the page again" in modules.evaluate(refused, list(data[:4] + b"\x02" + data[5:]))
+    assert "Load the page again" in modules.evaluate(refused, list(data[:4] + b"\x03" + data[5:]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_numbers_of_matches(modules: Page, seed: int):
+    rng = np.random.default_rng(seed)
+    a, b = (rng.normal(size=(count, 6)) for count in (12, 20))
+    a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b))
+    call = "([a, b, i]) => [...matching.cosines(Float32Array.from(a), i, Float32Array.from(b), 6)]"
+    found = modules.evaluate(call, [a.ravel().tolist(), b.ravel().tolist(), 7])
+    assert found == pytest.approx((b @ a[7]).tolist(), abs=1e-6)
+
+    rows, columns, patch, radius = 4, 5, int(rng.integers(20)), int(rng.integers(3))
+    row, column = np.divmod(np.arange(20), columns)
+    away = np.maximum(abs(row - patch // columns), abs(column - patch % columns))
+    on = modules.evaluate("given => [...matching.apart(...given)]", [patch, rows, columns, radius])
+    assert on == (away > radius).astype(int).tolist()
+    order = modules.evaluate("([v, on]) => matching.ranked(Float32Array.from(v), on)", [found, on])
+    assert order == [i for i in np.argsort(-np.array(found), kind="stable").tolist() if on[i]]
+
+    patches, truth = rng.integers(0, 20, (9, 2)), rng.integers(-1, 20, 20)
+    off = modules.evaluate(
+        "([p, t]) => Array.from({length: 9}, (_, i) => matching.offBy(p, i, t, 5))",
+        [patches.ravel().tolist(), truth.tolist()],
+    )
+    for (left, right), said in zip(patches.tolist(), off, strict=True):
+        true = truth[left]
+        far = max(abs(right // 5 - true // 5), abs(right % 5 - true % 5))
+        assert said == (None if true < 0 else far)
+    fronts = rng.integers(0, 2, (2, 20))
+    kept = modules.evaluate("([p, f]) => matching.inFront(p, f)", [patches.ravel().tolist(), fronts.tolist()])
+    assert kept == np.flatnonzero(fronts[0][patches[:, 0]] & fronts[1][patches[:, 1]]).tolist()
+    assert modules.evaluate("p => matching.inFront(p, null).length", patches.ravel().tolist()) == 9
+
+    scores = rng.uniform(0.2, 1, 50)
+    counts = modules.evaluate("s => matching.histogram(s, 0.2, 8)", [*scores.tolist(), 1.0, 0.2])
+    assert counts == np.histogram([*scores, 1.0, 0.2], 8, (0.2, 1))[0].tolist()
+
+
+def test_the_nearest_line_is_found_within_reach(modules: Page):
+    lines = [[0, 0, 100, 0], [0, 50, 100, 50], [0, 100, 100, 60]]
+    near = lambda x, y: modules.evaluate("([x, y, lines]) => matching.nearestLine(x, y, lines, 10)", [x, y, lines])
+    assert [near(50, 4), near(50, 47), near(30, 90), near(50, 25), near(-4, 104)] == [0, 1, 2, None, 2]

@@ -179,7 +179,7 @@ def test_of_many_uploads_the_tray_keeps_twelve(visit: Visit):
 def test_the_page_waits_for_the_model_and_says_why_there_is_none(page: Page, server: str, state: str):
     watched = watch(page)
     told = {"title": "The model could not be opened.", "text": "There is no bundle folder named mine."}
-    answers = [{"state": state, "source": "mine", "offline": True, "pictures": []} | told]
+    answers = [{"state": state, "source": "mine", "offline": True, "pictures": [], "pair": []} | told]
     page.route("**/api/facts", lambda route: route.fulfill(json=answers.pop()) if answers else route.continue_())
     page.goto(server)
     if state == "failed":

@@ -61,7 +61,9 @@ def test_a_file_becomes_a_picture_or_a_sentence(context: Context, arrive, file: 
         assert os.sep not in answer["error"]["text"] and "Error" not in answer["error"]["text"]
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/passwd", None, "", "no-such-file", __file__, {"a": 1}])
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../../etc/passwd", None, "", "no-such-file", __file__, {"a": 1}, "a\0b", "a" * 5000]
+)
 def test_only_uploads_are_read(context: Context, arrive, path: object):
     visit, answer = add_picture(context, (), arrive(upload(photo(), "a.png", "PNG")) | {"path": path})
     assert visit == () and "did not arrive" in answer["error"]["text"]
@@ -93,7 +95,8 @@ def ask(**changed) -> dict:
 
 def test_attention_is_what_the_workbench_says(context: Context):
     key = attention.show(context, (), ask(query=5))["key"]
-    rows, facts = wire.unpack(kept(context, key))
+    arrays, facts = wire.unpack(kept(context, key))
+    rows = arrays["rows"]
     chelsea = picture(context, "chelsea")
     found = context.workbench().attention_all(chelsea.data, query=5, size=64)
     np.testing.assert_array_equal(rows, found.rows)

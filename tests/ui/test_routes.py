@@ -70,13 +70,24 @@ def test_attention_bytes_and_npz(ready: Future, made: list[Context]):
     with TestClient(build(ready, source="small"), base_url=HERE) as client:
         key = show(made[0], (), {"handle": "coffee", "query": "cls", "size": 32})["key"]
         answer = client.get(f"/api/attention/{key}")
-        rows, facts = wire.unpack(answer.content)
-        assert answer.headers["etag"] == f'"{key}"' and rows.shape == (3, 3, facts["tokens"])
+        rows = wire.unpack(answer.content)[0]["rows"]
+        assert answer.headers["etag"] == f'"{key}"' and rows.shape[:2] == (3, 3)
         saved = np.load(io.BytesIO(client.get(f"/api/attention/{key}/npz").content))
         np.testing.assert_array_equal(saved["rows"], rows)
 
 
-@pytest.mark.parametrize("path", ["picture/nobody", "attention/0", "attention/0/npz", "neighbours/0", "thumb/nobody/0"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "picture/nobody",
+        "attention/0",
+        "attention/0/npz",
+        "matches/0",
+        "matches/0/npz",
+        "neighbours/0",
+        "thumb/nobody/0",
+    ],
+)
 def test_what_is_not_there_is_said(client: TestClient, path: str):
     answer = client.get(f"/api/{path}")
     assert answer.status_code == 410 and len(answer.json()["error"]) > 20
@@ -138,7 +149,12 @@ def test_endpoints_say_what_is_wrong(client: TestClient):
 
 
 def test_only_the_named_endpoints_are_public(client: TestClient):
-    assert set(client.get("/gradio_api/info").json()["named_endpoints"]) == {"/attention", "/neighbours", "/model_card"}
+    assert set(client.get("/gradio_api/info").json()["named_endpoints"]) == {
+        "/attention",
+        "/match",
+        "/neighbours",
+        "/model_card",
+    }
 
 
 def test_health_is_told_in_every_state(ready: Future, client: TestClient):
@@ -155,7 +171,8 @@ def test_health_is_told_in_every_state(ready: Future, client: TestClient):
 def test_one_guard_for_gradio_and_our_routes(ready: Future):
     with TestClient(build(ready, source="small", login=lambda request: None), base_url=HERE) as client:
         for path in ("/config", "/gradio_api/info", "/api/facts", "/api/picture/astronaut", "/api/attention/0",
-                     "/api/attention/0/npz", "/api/neighbours/0", "/api/thumb/0/0", "/api/models", "/api/open/0",
+                     "/api/attention/0/npz", "/api/matches/0", "/api/matches/0/npz", "/api/neighbours/0",
+                     "/api/thumb/0/0", "/api/models", "/api/open/0",
                      "/api/jobs", "/api/jobs/0/log", "/api/folders?root=a"):  # fmt: skip
             assert client.get(path).status_code == 401, path
         for path in ("open", "open/0/cancel", "jobs/0/stop", "jobs/0/forget", "remember", "remember/need", "publish"):

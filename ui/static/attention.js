@@ -7,7 +7,7 @@ import { entropyBits, massMask, quantile, strongest } from "./maps.js";
 import { doors, line, session, whileVisible } from "./session.js";
 import { drawOverlay, drawTile } from "./stage.js";
 import { chooseFile } from "./tray.js";
-import { unpack } from "./wire.js";
+import { attentionMaps, unpack } from "./wire.js";
 
 const CLIP = 0.995;
 
@@ -98,7 +98,7 @@ export function mount({ element, props, trigger, watch }) {
       if (answer.error) throw answer.error;
       const [response, next] = await Promise.all([fetch(`api/attention/${answer.key}`), loadPhoto(question.handle)]);
       if (!response.ok) throw { title: "The maps did not arrive.", text: (await response.json()).error };
-      const unpacked = unpack(await response.arrayBuffer());
+      const unpacked = attentionMaps(unpack(await response.arrayBuffer()));
       if (asked !== question || model !== session.facts.model) return;
       if (next !== photo) photo.replaceWith(next);
       photo = next;

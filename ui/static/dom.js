@@ -21,6 +21,8 @@ const ICONS = {
   close: "M4 4l8 8M12 4l-8 8",
   back: "M9.5 4.5 6 8l3.5 3.5",
   folder: "M2 4.2h4l1.4 1.6H14v6.4H2z",
+  swap: "M2.5 5.5h10M10 3l2.5 2.5L10 8M13.5 10.5h-10M6 8l-2.5 2.5L6 13",
+  link: "M6.8 9.2a2.4 2.4 0 0 0 3.4 0l2.3-2.3a2.4 2.4 0 0 0-3.4-3.4l-.8.8M9.2 6.8a2.4 2.4 0 0 0-3.4 0L3.5 9.1a2.4 2.4 0 0 0 3.4 3.4l.8-.8",
 };
 
 export function icon(name) {
@@ -61,13 +63,14 @@ export const shellWord = (text) =>
   /^[\w./:@+-]+$/.test(text) && !text.startsWith("-") ? text : `'${text.replaceAll("'", "'\\''")}'`;
 
 // A range input with its label above and its value, bold, on the same line
-export function slider(label, { min, max, value, unit = " %", oninput }) {
+export function slider(label, { min, max, value, words = (v) => `${v} %`, oninput }) {
   const shown = h("b");
   const input = h("input", { type: "range", min, max, value, "aria-label": label });
   const show = () => {
-    shown.textContent = input.value + unit;
-    input.style.setProperty("--p", `${(100 * (input.value - min)) / (max - min)}%`);
-    input.setAttribute("aria-valuetext", input.value + unit);
+    const [low, high] = [Number(input.min), Number(input.max)];
+    shown.textContent = words(Number(input.value));
+    input.style.setProperty("--p", `${(100 * (input.value - low)) / Math.max(1, high - low)}%`);
+    input.setAttribute("aria-valuetext", shown.textContent);
   };
   input.addEventListener("input", () => { show(); oninput(Number(input.value)); });
   show();
@@ -75,6 +78,7 @@ export function slider(label, { min, max, value, unit = " %", oninput }) {
     node: h("label", { class: "fld" }, h("span", { class: "lab" }, label, shown), input),
     get value() { return Number(input.value); },
     set value(v) { input.value = v; show(); },
+    range(low, high) { Object.assign(input, { min: low, max: high }); show(); },
     input,
   };
 }

@@ -5,6 +5,8 @@ export function framed(frame) {
   const x = (column) => (column * patch + left) / scale_x / width;
   const y = (row) => (row * patch + top) / scale_y / height;
   return {
+    rows,
+    columns,
     // the rectangle all patches cover: x0, y0, x1, y1
     cover: [x(0), y(0), x(columns), y(rows)],
     box: (index) => {

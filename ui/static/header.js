@@ -1,12 +1,12 @@
 // The header: mark, name, the model, jobs, device, offline, theme; and the dialogs behind them.
 
-import { h, icon, onTheme } from "./dom.js";
+import { h, icon, onTheme, showTab } from "./dom.js";
 import { jobsChip } from "./jobs.js";
 import { opening } from "./opening.js";
 import { picker } from "./picker.js";
 import { publishDialog } from "./publish.js";
 import { rememberDialog } from "./remember.js";
-import { doors, session } from "./session.js";
+import { doors, session, writeLink } from "./session.js";
 
 function mark() {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -41,7 +41,20 @@ function themeSwitch() {
   return h("div", { class: "seg theme", role: "group", "aria-label": "Theme" }, choices);
 }
 
+// The tab that the address names is opened, and the address names the one that is open
+function keepTab() {
+  const tabs = document.getElementById("tabs");
+  if (!tabs?.querySelector("button[role=tab]")) { requestAnimationFrame(keepTab); return; }
+  const wanted = session.link.get("tab");
+  if (wanted) showTab(wanted[0].toUpperCase() + wanted.slice(1));
+  tabs.addEventListener("click", ({ target }) => {
+    const tab = target.closest("#tabs > .tab-wrapper button[role=tab]");
+    if (tab) writeLink({ tab: tab.textContent.trim().toLowerCase() });
+  });
+}
+
 export function mount({ element, upload }) {
+  keepTab();
   const models = picker();
   const jobs = jobsChip();
   const started = (id) => jobs.started(id);

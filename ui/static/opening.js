@@ -26,23 +26,31 @@ export async function openModel(source, { title = source, first = () => {} } = {
   opening.now = now;
   opening.problem = null;
   opening.tell();
-  let answer = await post("api/open", { source });
   const isOver = () => mine !== turn;
-  const leave = () => { if (answer.ticket && answer.state === "loading") post(`api/open/${answer.ticket}/cancel`); };
-  first(answer);
-  if (isOver()) leave();
-  while (!isOver() && answer.state === "loading") {
-    Object.assign(now, { ticket: answer.ticket, words: answer.words, done: answer.done, total: answer.total });
+  const answer = await bring(source, isOver, (told) => {
+    first(told);
+    if (isOver() || told.state !== "loading") return;
+    Object.assign(now, { ticket: told.ticket, words: told.words, done: told.done, total: told.total });
     opening.tell();
-    await wait(LOOK_MS);
-    if (!isOver()) answer = await get(`api/open/${now.ticket}`);
-  }
+  });
   if (isOver()) return false;
   opening.now = null;
   if (answer.error) opening.problem = { source, ...answer.error };
   else session.use(answer.model);
   opening.tell();
   return !answer.error;
+}
+
+// The server's last word on a source, {model} or {error}; it asks until there is one, or nobody waits any more
+export async function bring(source, isOver, tell) {
+  let answer = await post("api/open", { source });
+  tell(answer);
+  while (!isOver() && answer.state === "loading") {
+    await wait(LOOK_MS);
+    if (!isOver()) tell(answer = await get(`api/open/${answer.ticket}`));
+  }
+  if (isOver() && answer.ticket && answer.state === "loading") post(`api/open/${answer.ticket}/cancel`);
+  return answer;
 }
 
 export function stop() {

@@ -8,20 +8,29 @@ export const session = {
   facts: { state: "starting", pictures: [] },
   pictures: [], // {handle, name, format, note, width, height}; width is missing until the server has read an example
   handle: null, // the chosen picture
+  pair: { a: null, b: null }, // the two that are compared; a follows the chosen one
+  side: "b", // which of them the tray of that tab fills
+  link: new URL(location.href).searchParams, // what the address named when the page was loaded
   problem: null, // {title, text}: what the last upload or question met
   hear(listener) { listeners.add(listener); listener(); },
   tell() { for (const listener of listeners) listener(); },
   get picture() { return this.pictures.find((picture) => picture.handle === this.handle) ?? null; },
   get ready() { return this.facts.state === "ready"; },
   choose(handle) {
-    this.handle = handle;
+    this.handle = this.pair.a = handle;
     this.problem = null;
     this.tell();
   },
-  add(picture) {
+  place(handle) { // a picture into the side of the pair that is being chosen
+    if (this.side === "a") return this.choose(handle);
+    this.pair.b = handle;
+    this.problem = null;
+    this.tell();
+  },
+  add(picture, choose = (handle) => this.choose(handle)) {
     const uploads = this.pictures.filter((one) => one.uploaded).slice(1 - MAX_UPLOADS);
     this.pictures = [...this.pictures.filter((one) => !one.uploaded), ...uploads, { ...picture, uploaded: true }];
-    this.choose(picture.handle);
+    choose(picture.handle);
   },
   fail(problem) {
     this.problem = problem;
@@ -31,12 +40,20 @@ export const session = {
   use(model) {
     this.facts = { ...this.facts, state: "ready", model };
     this.problem = null;
-    const url = new URL(location.href);
-    url.searchParams.set("model", model.source);
-    history.replaceState(history.state, "", url);
+    writeLink({ model: model.source });
     this.tell();
   },
 };
+
+// Keep what is on screen in the address: values by name, null for what stands there no more
+export function writeLink(values) {
+  const url = new URL(location.href);
+  for (const [name, value] of Object.entries(values)) {
+    if (value === null || value === undefined) url.searchParams.delete(name);
+    else url.searchParams.set(name, value);
+  }
+  if (url.href !== location.href) history.replaceState(history.state, "", url);
+}
 
 // What the header opens and other views have buttons for: `picker` and `remember`
 export const doors = {};
@@ -47,7 +64,14 @@ async function readFacts() {
   session.facts = await (await fetch("api/facts")).json();
   if (!session.pictures.length) {
     session.pictures = session.facts.pictures;
-    session.handle = session.pictures[0]?.handle ?? null;
+    const [img, other] = ["img", "img_b"].map((name) => session.link.get(name));
+    const isHere = (handle) => session.pictures.some((picture) => picture.handle === handle);
+    session.handle = isHere(img) ? img : session.pictures[0]?.handle ?? null;
+    const [a, b] = session.facts.pair;
+    session.pair = { a: isHere(img) ? img : a ?? null, b: isHere(other) ? other : b ?? null };
+    if ([img, other].some((handle) => handle && !isHere(handle))) {
+      session.problem = { title: "A picture of this link is not here.", text: "Uploads are kept for one visit; add it again." };
+    }
   }
   const wanted = new URL(location.href).searchParams.get("model");
   if (session.ready && wanted && wanted !== session.facts.model.source) await restore(wanted);

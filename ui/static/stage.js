@@ -3,17 +3,15 @@
 import { inferno } from "./colormap.js";
 import { contour, strongest } from "./maps.js";
 
-// Weights [patches] -> canvas of one pixel a patch. `alpha(t)` gives 0..255 from the scaled value t in 0..1.
-export function colourPatches(weights, rows, columns, max, alpha, on = null) {
+// Values [patches] -> canvas of one pixel a patch, coloured from `low` to `high`. `alpha(t)` gives 0..255 from the
+// scaled value t in 0..1; where `on` is 0 nothing is drawn.
+export function colourPatches(values, rows, columns, { low = 0, high, alpha, on = null, levels = inferno }) {
   const image = new ImageData(columns, rows);
-  for (let i = 0; i < weights.length; i++) {
+  for (let i = 0; i < values.length; i++) {
     if (on && !on[i]) continue;
-    const t = max > 0 ? Math.min(1, weights[i] / max) : 0;
-    const level = Math.round(255 * t);
-    image.data[4 * i] = inferno[3 * level];
-    image.data[4 * i + 1] = inferno[3 * level + 1];
-    image.data[4 * i + 2] = inferno[3 * level + 2];
-    image.data[4 * i + 3] = alpha(t);
+    const t = high > low ? Math.min(1, Math.max(0, (values[i] - low) / (high - low))) : 0;
+    const level = 3 * Math.round(255 * t);
+    image.data.set([levels[level], levels[level + 1], levels[level + 2], alpha(t)], 4 * i);
   }
   const canvas = new OffscreenCanvas(columns, rows);
   canvas.getContext("2d").putImageData(image, 0, 0);
@@ -29,7 +27,7 @@ export function drawTile(canvas, weights, rows, columns, max) {
   context.fillStyle = "#000004";
   context.fillRect(0, 0, side, side);
   context.imageSmoothingQuality = "high";
-  context.drawImage(colourPatches(weights, rows, columns, max, () => 255), (side - w) / 2, (side - h) / 2, w, h);
+  context.drawImage(colourPatches(weights, rows, columns, { high: max, alpha: () => 255 }), (side - w) / 2, (side - h) / 2, w, h);
 }
 
 // look: {weights, rows, columns, frame (framed), max, opacity 0..1, on (mask or null), query (patch or null), hover}
@@ -45,7 +43,7 @@ export function drawOverlay(context, width, height, look) {
   const alpha = on ? () => 255 * opacity : (t) => 255 * opacity * (0.22 + 0.78 * t);
   context.imageSmoothingEnabled = !on;
   context.imageSmoothingQuality = "high";
-  context.drawImage(colourPatches(weights, rows, columns, max, alpha, on), ...area);
+  context.drawImage(colourPatches(weights, rows, columns, { high: max, alpha, on }), ...area);
   const unit = Math.max(1, Math.min(width, height) / 640);
   if (on) {
     const [px, py] = [area[2] / columns, area[3] / rows];
@@ -66,24 +64,29 @@ export function drawOverlay(context, width, height, look) {
     return [a * width, b * height, (c - a) * width, (d - b) * height];
   };
   const [bx, by, bw, bh] = boxOf(strongest(weights));
+  drawRing(context, bx + bw / 2, by + bh / 2, Math.max(9 * unit, 0.5 * Math.min(bw, bh)), unit);
+  if (query !== null) drawSquare(context, boxOf(query), unit, "#ffffff");
+  if (hover !== null) drawSquare(context, boxOf(hover), unit, "#6db3ff", [4, 3]);
+}
+
+// A box [x, y, width, height]: solid with a dark edge, or dashed
+export function drawSquare(context, box, unit, colour, dash = []) {
+  context.setLineDash(dash.map((length) => length * unit));
+  context.strokeStyle = "rgb(12 15 19 / .85)";
+  context.lineWidth = 4 * unit;
+  if (!dash.length) context.strokeRect(...box);
+  context.strokeStyle = colour;
+  context.lineWidth = 2 * unit;
+  context.strokeRect(...box);
+  context.setLineDash([]);
+}
+
+export function drawRing(context, x, y, radius, unit) {
   for (const [colour, line] of [["#14181f", 4 * unit], ["#ffffff", 1.75 * unit]]) {
     context.beginPath();
-    context.arc(bx + bw / 2, by + bh / 2, Math.max(9 * unit, 0.5 * Math.min(bw, bh)), 0, 2 * Math.PI);
+    context.arc(x, y, radius, 0, 2 * Math.PI);
     context.strokeStyle = colour;
     context.lineWidth = line;
     context.stroke();
   }
-  const square = (patch, colour, dash) => {
-    const box = boxOf(patch);
-    context.setLineDash(dash);
-    context.strokeStyle = "rgb(12 15 19 / .85)";
-    context.lineWidth = 4 * unit;
-    if (!dash.length) context.strokeRect(...box);
-    context.strokeStyle = colour;
-    context.lineWidth = 2 * unit;
-    context.strokeRect(...box);
-    context.setLineDash([]);
-  };
-  if (query !== null) square(query, "#ffffff", []);
-  if (hover !== null) square(hover, "#6db3ff", [4 * unit, 3 * unit]);
 }

@@ -14,6 +14,8 @@ export function chooseFile() {
 }
 
 export function mount({ element, props, trigger, watch, upload }) {
+  const pair = element.closest("#tray-correspondence") !== null; // where two pictures are chosen
+  const choose = (handle) => (pair ? session.place(handle) : session.choose(handle));
   const strip = h("div", { class: "pics", role: "group", "aria-label": "Pictures" });
   const input = h("input", { type: "file", multiple: true, accept: "image/*", class: "file", tabindex: "-1", "aria-label": "Picture file" });
   const plus = h("button", { type: "button", class: "add", "aria-label": "Add a picture", title: "Add a picture: click, drop or paste", onclick: () => input.click() }, icon("plus"));
@@ -37,7 +39,7 @@ export function mount({ element, props, trigger, watch, upload }) {
         trigger("added", { path, name: file.name || "pasted picture", ticket });
       });
       if (answer.error) session.fail(answer.error);
-      else session.add(answer.picture);
+      else session.add(answer.picture, choose);
     } catch {
       session.fail({ title: "The picture did not arrive.", text: "The upload was interrupted or refused. Try again." });
     } finally {
@@ -83,8 +85,8 @@ export function mount({ element, props, trigger, watch, upload }) {
   session.hear(() => {
     for (const picture of session.pictures) {
       if (squares.has(picture.handle)) continue;
-      const square = h("button", { type: "button", "aria-label": picture.name, title: picture.name, onclick: () => session.choose(picture.handle) },
-        h("img", { src: `api/picture/${picture.handle}?size=tray`, alt: "", loading: "lazy" }));
+      const square = h("button", { type: "button", "aria-label": picture.name, title: picture.name, onclick: () => choose(picture.handle) },
+        h("img", { src: `api/picture/${picture.handle}?size=tray`, alt: "", loading: "lazy" }), h("i", { class: "badge", hidden: true }));
       squares.set(picture.handle, square);
       strip.append(square);
     }
@@ -93,11 +95,16 @@ export function mount({ element, props, trigger, watch, upload }) {
       square.remove();
       squares.delete(handle);
     }
-    for (const [handle, square] of squares) square.setAttribute("aria-pressed", String(handle === session.handle));
+    for (const [handle, square] of squares) {
+      const sides = ["a", "b"].filter((side) => pair && session.pair[side] === handle).map((side) => side.toUpperCase()).join(" ");
+      square.setAttribute("aria-pressed", String(pair ? sides !== "" : handle === session.handle));
+      square.lastElementChild.textContent = sides;
+      square.lastElementChild.hidden = !sides;
+    }
     if (!plus.isConnected) strip.append(plus, input);
     else if (strip.lastElementChild !== input) strip.append(plus, input);
     plus.disabled = !session.ready;
-    squares.get(session.handle)?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    squares.get(pair ? session.pair[session.side] : session.handle)?.scrollIntoView({ block: "nearest", inline: "nearest" });
     slot.replaceChildren(...(session.problem ? [note(session.problem)] : []));
   });
 }

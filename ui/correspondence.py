@@ -1,0 +1,183 @@
+"""Tab *Correspondence*: two pictures in, the features of their patches and the matches between them out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+
+from memssl_core.data.images import Frame, decode_image
+from memssl_core.data.pairs import known_pair
+from memssl_core.errors import ModelError
+from ui import wire
+from ui.context import EVENT, Context, Visit, device_words, handler, key_of
+from ui.facts import input_sizes
+from ui.memory import tile
+from ui.store import Picture
+from ui.views import view
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from analysis import Workbench
+    from analysis.matches import Pair
+
+CHECKS = {  # the two pictures of a check, in words
+    "crops": ("first crop", "second crop"),
+    "homography": ("whole", "tilted"),
+    "mirror": ("whole", "mirrored"),
+}
+MAX_SEED = 9999
+CROP_SHARE = 0.4  # of the short side: about what a training view keeps of a picture
+REMEMBERED = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The two pictures of a question; `homography` takes px of a to px of b where it is known."""
+
+    a: Picture
+    b: Picture
+    homography: np.ndarray | None = None
+
+
+def correspondence_tab(context: Context, visit: gr.State) -> None:
+    pairs = view("correspondence", events=["asked", "remembered"], elem_id="correspondence")
+    pairs.asked(handler(context, show), visit, pairs, **EVENT)
+    pairs.remembered(handler(context, remember), visit, pairs, **EVENT)
+
+
+def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
+    """`asked` {model, a, b, check, seed, facet, layer, position, size} -> {key} of the bytes at `api/matches/KEY`.
+
+    `check` None, or one of CHECKS: the pictures are then made from a, and what is right is known.
+    """
+    handle = asked.get("model") or context.opened().handle
+    workbench = context.workbench(handle)
+    pictures = pictures_of(context, visit, asked)
+    facet, layer, position, size = (asked.get(name) for name in ("facet", "layer", "position", "size"))
+    card = workbench.model.card
+    if facet not in card["facets"] or type(layer) is not int or not 0 <= layer < card["layers"]:
+        raise ModelError("This model has no such features; choose others from the list.")
+    if size not in input_sizes(card):
+        raise ModelError("This input size is not offered for this model; choose one from the list.")
+    key = key_of("matches", handle, pictures.a.handle, pictures.b.handle, facet, layer, bool(position), size)
+    if context.results.get(key) is None:
+        with context.turns.take("model"):
+            start = time.perf_counter()
+            pair = workbench.pair(pictures.a.data, pictures.b.data, facet, layer, size, position=bool(position))
+            arrays, known = answers(workbench, pictures, pair, size)
+            time_s = time.perf_counter() - start
+        facts = {
+            "frame_a": asdict(pair.frame_a),
+            "frame_b": asdict(pair.frame_b),
+            "pictures": [pictures.a.facts(), pictures.b.facts()],
+            "facet": facet,
+            "layer": layer,
+            "position": bool(position),
+            "size": size,
+            "known": known,
+            "time_s": round(time_s, 4),
+            "device": device_words(workbench),
+        }
+        context.results.put(key, wire.pack(arrays, facts))
+    return {"key": key}
+
+
+def pictures_of(context: Context, visit: Visit, asked: dict) -> Asked:
+    """The pictures that a question names, or the two that its check makes of the first."""
+    a = context.pictures.of_visit(str(asked.get("a")), visit)
+    check, seed = asked.get("check"), asked.get("seed")
+    if check is None:
+        return Asked(a, context.pictures.of_visit(str(asked.get("b")), visit))
+    if not isinstance(check, str) or check not in CHECKS or type(seed) is not int or not 0 <= seed <= MAX_SEED:
+        raise ModelError(f"This check is not offered; choose one from the page, with a draw from 0 to {MAX_SEED}.")
+    made = known_pair(decode_image(a.data), check, seed)
+
+    def kept(words: str, part: Image.Image) -> Picture:
+        handle = key_of("made", a.handle, check, seed, words)
+        return context.pictures.get(handle) or context.pictures.make(handle, part, f"{a.name}, {words}")
+
+    first, second = CHECKS[check]
+    return Asked(kept(first, made.a), kept(second, made.b), made.homography)
+
+
+def answers(
+    workbench: Workbench, pictures: Asked, pair: Pair, size: int
+) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """Arrays for the page, and of a check how much was right.
+
+    `a`, `b` unit features float16 [N, C]; by rule the matches int32 [M, 2] and their cosines; `front_a` and `front_b`
+    uint8 [2, N] the foreground by attention (where there is one, else everything) and by the first component.
+    """
+    arrays = {side: unit(rows).astype(np.float16) for side, rows in (("a", pair.a), ("b", pair.b))}
+    for rule in ("mutual", "argmax"):
+        found = pair.match(rule)
+        arrays |= {rule: found.patches.astype(np.int32), f"{rule}_scores": found.scores}
+    by_attention = [np.ones(len(rows), bool) for rows in (pair.a, pair.b)]
+    if not workbench.model.card["why_no_attention"]:
+        by_attention = [workbench.foreground(picture.data, size) for picture in (pictures.a, pictures.b)]
+    by_component = pair.foreground_by_pca()
+    for i, side in enumerate("ab"):
+        arrays[f"front_{side}"] = np.stack([by_attention[i], by_component[i]]).astype(np.uint8)
+    if pictures.homography is None:
+        return arrays, None
+    from memssl_core.evaluation.correspondence import true_patches
+
+    true = true_patches(pair.frame_a, pair.frame_b, pictures.homography).astype(np.int32)
+    return arrays | {"true": true}, known_facts(pair, pictures.homography, int((true >= 0).sum()))
+
+
+def known_facts(pair: Pair, homography: np.ndarray, n_valid: int) -> dict[str, Any]:
+    """Accuracy in per cent at radius 0, 1, 2 patches: of each patch's nearest one, of mutual matches, of chance."""
+    from analysis.matches import known_accuracy
+    from memssl_core.evaluation.correspondence import chance_accuracy
+
+    nearest = replace(pair, a=unit(pair.a), b=unit(pair.b)).match("argmax")
+    return {
+        "nearest": known_accuracy(nearest, homography),
+        "mutual": known_accuracy(pair.match(), homography),
+        "chance": chance_accuracy(pair.frame_a, pair.frame_b, homography),
+        "n_valid": n_valid,
+    }
+
+
+def remember(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
+    """`asked` {model, a, b, check, seed, side, patch, size} -> {rows, box, space}: the memories nearest to the crop
+    around a patch. `box` is that crop, x0, y0, x1, y1 in 0..1 of its picture."""
+    handle = asked.get("model") or context.opened().handle
+    workbench = context.workbench(handle)
+    pictures = pictures_of(context, visit, asked)
+    side, patch, size = (asked.get(name) for name in ("side", "patch", "size"))
+    if side not in ("a", "b") or type(patch) is not int or size not in input_sizes(workbench.model.card):
+        raise ModelError("This patch is not on the picture; click one.")
+    picture = pictures.a if side == "a" else pictures.b
+    image = decode_image(picture.data)
+    with context.turns.take("model"):
+        frame = workbench.features(picture.data, size)[1]
+        if not 0 <= patch < frame.rows * frame.columns:
+            raise ModelError("This patch is not on the picture; click one.")
+        box = crop_around(frame, patch)
+        spaces = ("memory", "embedding") if workbench.model.card["projection_width"] else ("embedding",)
+        key = key_of("crop", picture.handle, box)
+        found = workbench.neighbours(image.crop(box), space=spaces[0], k=REMEMBERED, key=key)
+    rows = [tile(handle, row, score) for row, score in zip(found.rows, found.scores.tolist(), strict=True)]
+    sides = (picture.width, picture.height) * 2
+    return {"rows": rows, "box": [edge / side for edge, side in zip(box, sides, strict=True)], "space": found.space}
+
+
+def crop_around(frame: Frame, patch: int) -> tuple[int, int, int, int]:
+    """The square of the picture, whole px, with the patch in its middle, or as near as the edges allow."""
+    short = min(frame.width, frame.height)
+    side = min(short, max(8, round(CROP_SHARE * short), round(3 * frame.patch_px / min(frame.scale_x, frame.scale_y))))
+    x, y = frame.centre_of(patch)
+    left = round(min(max(0, x + 0.5 - side / 2), frame.width - side))
+    top = round(min(max(0, y + 0.5 - side / 2), frame.height - side))
+    return left, top, left + side, top + side
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

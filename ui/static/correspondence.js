@@ -1,0 +1,541 @@
+// The correspondence view. Features travel once for a pair of pictures: lines, rules, thresholds, foregrounds and heat
+// maps are made here without a request.
+
+import { get } from "./ask.js";
+import { cividis, drawRamp, viridis } from "./colormap.js";
+import { commandLine, count, h, icon, note, save, seconds, segmented, shellWord, slider, toggle } from "./dom.js";
+import { framed } from "./frame.js";
+import { histogram, inFront, offBy } from "./matching.js";
+import { bring } from "./opening.js";
+import { heatOf, pairView } from "./pairs.js";
+import { doors, session, whileVisible, writeLink } from "./session.js";
+import { drawHistogram, drawTable, memoryTiles } from "./tables.js";
+import { unpack } from "./wire.js";
+
+const LOST_MS = 60_000;
+const TABLE_ROWS = 10;
+const RULES = { mutual: "Mutual", argmax: "One way" };
+const FRONTS = { none: "All", attention: "Attended", pca: "1st component" };
+const CHECKS = { none: "Two pictures", crops: "Crops of A", homography: "Tilted A", mirror: "Mirrored A" };
+const RULE_WORDS = {
+  mutual: "Mutual: each patch is the other's nearest by cosine; outliers by length are left out.",
+  argmax: "One way, as iBOT draws it: each patch of A goes to the largest raw product in B.",
+};
+
+export function mount({ element, props, trigger, watch }) {
+  const narrow = matchMedia("(max-width: 640px)");
+  const first = () => ({ mode: "matches", rule: "mutual", lines: narrow.matches ? 20 : 40, low: null, front: "none", facet: null, layer: null,
+    position: true, size: null, check: "none", seed: 1, leave: 2, pin: null });
+  const look = { ...first(), hover: null, line: null };
+  let otherModel = null; // facts of the model beside it
+  let linked = session.link.get("tab") === "correspondence" ? session.link : null; // not yet restored
+  let offered = null; // the model whose features and sizes are offered
+  let crop = null; // {side, patch, rows, box} of the memories on screen, or {side, patch} while they are on their way
+  let refused = null;
+  const hear = (view) => ({
+    hover: (side, patch) => { if (look.mode === "heat" && look.hover?.patch !== patch) setHover(view, side, patch); },
+    pick: (side, patch) => pin(view, side, patch),
+    line: (index) => { if (view === views[0] && look.line !== index) { look.line = index; draw(); } },
+    key: (side, event) => onKey(view, side, event),
+  });
+  const views = [];
+  for (let i = 0; i < 2; i++) {
+    const ears = Object.fromEntries(["hover", "pick", "line", "key"].map((name) => [name, (...given) => hear(views[i])[name](...given)]));
+    views.push(Object.assign(pairView(ears), { asked: null, shown: null, caption: h("div", { class: "caption meta" }) }));
+  }
+  const [main, beside] = views;
+  const active = () => (otherModel ? views : [main]);
+
+  // ---- what stands where
+  const mode = segmented("Show", [["matches", "Top matches"], ["heat", "Heat map on hover"]], look.mode, (name) => { look.mode = name; if (name === "matches") unpin(); else draw(); });
+  const swap = h("button", { type: "button", class: "btn", onclick: swapPictures }, icon("swap"), "Swap");
+  const fills = segmented("The tray fills", [["a", "A"], ["b", "B"]], session.side, (side) => { session.side = side; session.tell(); });
+  const ramp = h("canvas", { "aria-hidden": "true" });
+  const [lowest, highest, counted] = [h("span"), h("span"), h("span")];
+  const legend = h("div", { class: "legend meta" }, lowest, ramp, highest, counted);
+  const loading = h("div", { class: "load", role: "status", hidden: true });
+  const state = h("div", { class: "blank", hidden: true });
+  const stages = h("div", { class: "pairs" }, views.map((view) => h("figure", {}, view.caption, view.node)), loading);
+  const low = slider("Smallest score", { min: -100, max: 100, value: -100, words: (v) => (v / 100).toFixed(2), oninput: (v) => { look.low = v / 100; draw(); } });
+  const lines = slider("Lines", { min: 1, max: 400, value: look.lines, words: (v) => String(v), oninput: (v) => { look.lines = v; draw(); } });
+  const leave = slider("Left out around the click", { min: 0, max: 8, value: look.leave, words: (v) => (v === 1 ? "1 patch" : `${v} patches`), oninput: (v) => { look.leave = v; draw(); } });
+  const rule = segmented("Rule", Object.entries(RULES), look.rule, (name) => { look.rule = name; look.low = null; draw(); });
+  const front = segmented("Foreground", Object.entries(FRONTS), look.front, (name) => { look.front = name; draw(); });
+  const facet = h("select", { "aria-label": "Facet", onchange: () => { look.facet = facet.value; wish(); } });
+  const layer = h("select", { "aria-label": "Layer", onchange: () => { look.layer = Number(layer.value); wish(); } });
+  const sizes = h("select", { "aria-label": "Input size", onchange: () => { look.size = Number(sizes.value); unpin(); wish(); } });
+  const place = toggle("Take position out", false, (on) => { look.position = !on; wish(); });
+  const check = segmented("Pictures", Object.entries(CHECKS), look.check, (name) => { look.check = name; unpin(); wish(); });
+  const redraw = h("button", { type: "button", class: "btn small", onclick: () => { look.seed = (look.seed + 1) % 10_000; unpin(); wish(); } }, "Another draw");
+  const sources = h("datalist", { id: "compare-sources" });
+  const compare = h("input", { type: "text", list: sources.id, placeholder: "another model's source", "aria-label": "Compare with", autocomplete: "off", spellcheck: "false", onchange: chooseOther });
+  const compareNote = h("div", { class: "meta", role: "status" });
+  const told = h("p", { class: "meta" });
+  const known = h("section", { "aria-label": "Checked against the known answer", hidden: true });
+  const fld = (name, ...nodes) => h("div", { class: "fld" }, h("span", { class: "lab" }, name), nodes);
+  const controls = h("section", { class: "settings", "aria-label": "Settings" },
+    low.node, lines.node, leave.node, fld("Rule", rule.node), fld("Features", h("div", { class: "two" }, facet, layer)),
+    fld("Foreground", front.node), place, fld("Input size", sizes), fld("Compare with", compare, sources, compareNote), told);
+  const chart = h("section", { "aria-label": "Scores" });
+  const table = h("section", { "aria-label": "Strongest matches" });
+  const command = commandLine();
+  const live = h("div", { class: "quiet-live", "aria-live": "polite" });
+  const bar = h("div", { class: "toolbar" }, mode.node, swap, fld("Tray fills", fills.node), legend);
+  const pictures = h("div", { class: "toolbar" }, check.node, redraw);
+  const view = h("div", { class: "corr" }, bar, pictures, stages, h("div", { class: "below" }, controls, chart, h("div", { class: "side" }, known, table)), command.node, live);
+  element.append(view, state);
+  const copy = h("button", { type: "button", class: "btn", onclick: copyLink }, icon("link"), "Copy link");
+  const png = h("button", { type: "button", class: "btn", onclick: savePng }, "PNG");
+  const npz = h("a", { class: "btn", download: "" }, "NPZ");
+  const csv = h("button", { type: "button", class: "btn", onclick: saveCsv }, "CSV");
+  const exports = h("div", { class: "exports" }, copy, png, npz, csv);
+  function placeExports() { // beside the tray; on a phone below
+    const acts = document.querySelector("#tray-correspondence .acts");
+    if (narrow.matches) command.node.after(exports);
+    else if (acts && exports.parentNode !== acts) acts.append(exports);
+  }
+  narrow.addEventListener("change", placeExports);
+
+  // ---- asking the server: one question under way, as Gradio may pass over one of two answers that come at once
+  const waiting = new Map();
+  let tickets = 0;
+  let turn = Promise.resolve();
+  function ask(event, question, isWanted) {
+    const answered = turn.then(() => new Promise((done) => {
+      if (!isWanted()) { done(null); return; }
+      waiting.set(++tickets, done);
+      trigger(event, { ...question, ticket: tickets });
+    }));
+    turn = Promise.race([answered, new Promise((done) => setTimeout(done, LOST_MS))]);
+    return answered;
+  }
+  watch("value", () => {
+    const answer = JSON.parse(JSON.stringify(props.value ?? {}));
+    waiting.get(answer.ticket)?.(answer);
+    waiting.delete(answer.ticket);
+  });
+
+  function questionFor(model) {
+    const { a, b } = session.pair;
+    const made = look.check !== "none";
+    return {
+      model: model.handle, a, b: made ? a : b, check: made ? look.check : null, seed: look.seed,
+      facet: model.facets.includes(look.facet) ? look.facet : "token", layer: Math.max(0, model.layers + look.layer),
+      position: look.position, size: model.sizes.some(([px]) => px === look.size) ? look.size : model.size,
+    };
+  }
+
+  function wish() {
+    const { model } = session.facts;
+    if (session.ready && session.pair.a && session.pair.b) {
+      offer(model);
+      active().forEach((view, i) => bringPair(view, i ? otherModel : model));
+      keepLink();
+    }
+    showState();
+  }
+
+  async function bringPair(view, model) {
+    const question = questionFor(model);
+    const name = JSON.stringify(question);
+    if (name === (view.asked ?? view.shown)?.name || (session.problem && refused === name)) return;
+    const mine = view.asked = { name, question, since: performance.now() };
+    showState();
+    const answer = await ask("asked", question, () => view.asked === mine);
+    if (view.asked !== mine) return;
+    try {
+      if (answer.error) throw answer.error;
+      const response = await fetch(`api/matches/${answer.key}`);
+      if (!response.ok) throw { title: "The matches did not arrive.", text: (await response.json()).error };
+      const told = unpack(await response.arrayBuffer());
+      const photos = await Promise.all(told.facts.pictures.map(({ handle }) => loadPhoto(handle)));
+      if (view.asked !== mine) return;
+      view.asked = null;
+      view.shown = mine;
+      received(view, model, answer.key, told, photos);
+    } catch (error) {
+      if (view.asked !== mine) return;
+      view.asked = null;
+      refused = name;
+      session.fail(error.title ? error : { title: "The matches did not arrive.", text: error.message || "Try again." });
+    }
+    showState();
+  }
+
+  async function loadPhoto(handle) {
+    const photo = h("img", { alt: "", src: `api/picture/${handle}` });
+    await photo.decode();
+    return photo;
+  }
+
+  function received(view, model, key, { facts, arrays, shapes }, [photoA, photoB]) {
+    const frames = { a: framed(facts.frame_a), b: framed(facts.frame_b) };
+    const names = { a: nameOf(facts.pictures[0]), b: nameOf(facts.pictures[1]) };
+    const same = facts.pictures[0].handle === facts.pictures[1].handle;
+    view.show({ model, key, facts, arrays, frames, names, same, width: shapes.a[1], photos: { a: photoA, b: photoB } });
+    look.line = null;
+    if (view === main) {
+      if (look.pin && !(look.pin.patch < frames[look.pin.side].rows * frames[look.pin.side].columns)) unpin();
+      if (look.pin) wake();
+    }
+    draw();
+  }
+
+  const nameOf = (picture) => session.pictures.find((one) => one.handle === picture.handle)?.name ?? picture.name;
+
+  // ---- what the model offers
+  function offer(model) {
+    if (offered === model.handle) return;
+    offered = model.handle;
+    if (linked) restore(model);
+    const { facet: wanted, layer: from } = model.match;
+    if (!model.facets.includes(look.facet)) look.facet = wanted;
+    if (look.layer === null || model.layers + look.layer < 0) look.layer = from;
+    if (!model.sizes.some(([px]) => px === look.size)) look.size = model.size;
+    const option = (value, words) => h("option", { value }, words);
+    const noun = model.layer_noun === "block" ? "Block" : "Stage";
+    facet.replaceChildren(...model.facets.map((name) => option(name, { token: "Tokens", key: "Keys", query: "Queries", value: "Values" }[name] + (name === wanted ? " (default)" : ""))));
+    layer.replaceChildren(...Array.from({ length: model.layers }, (_, i) => option(i - model.layers, `${noun} ${i + 1}`)).reverse());
+    sizes.replaceChildren(...model.sizes.map(([px, words]) => option(px, words)));
+    showSettings();
+    listModels();
+  }
+  function showSettings() {
+    facet.value = look.facet;
+    layer.value = String(look.layer);
+    sizes.value = String(look.size);
+    place.firstChild.checked = !look.position;
+    for (const [choice, value] of [[mode, look.mode], [rule, look.rule], [front, look.front], [check, look.check]]) choice.press(value);
+    lines.value = look.lines;
+    leave.value = look.leave;
+  }
+
+  async function listModels() {
+    const answer = await get("api/models");
+    const rows = Object.values(answer.groups ?? {}).flat().filter((entry) => entry.cached && entry.source !== session.facts.model.source);
+    sources.replaceChildren(...rows.map((entry) => h("option", { value: entry.source }, entry.title)));
+    const wanted = linked?.get("other");
+    linked = null;
+    if (wanted && !otherModel) {
+      compare.value = wanted;
+      chooseOther();
+    }
+  }
+  let opened = 0;
+  async function chooseOther() {
+    const mine = ++opened;
+    const source = compare.value.trim();
+    compareNote.textContent = "";
+    if (!source) { otherModel = null; beside.shown = beside.asked = null; wish(); draw(); return; }
+    const answer = await bring(source, () => mine !== opened, (told) => { compareNote.textContent = told.state === "loading" ? `Opening it: ${told.words}` : ""; });
+    if (mine !== opened) return;
+    if (answer.error) {
+      compareNote.replaceChildren(note(answer.error));
+      return;
+    }
+    otherModel = answer.model;
+    wish();
+  }
+
+  // ---- the address leads back to what is on screen
+  const LINKED = { mode: "mode", rule: "rule", lines: "n", low: "min", front: "front", facet: "facet", layer: "layer", size: "size", check: "check", seed: "seed", leave: "leave" };
+  function restore(model) {
+    const number = (text) => (text !== null && Number.isFinite(Number(text)) ? Number(text) : null);
+    const one = (name, from) => { const text = linked.get(name); return text !== null && text in from ? text : null; };
+    const read = { mode: one("mode", { matches: 1, heat: 1 }), rule: one("rule", RULES), front: one("front", FRONTS), check: one("check", CHECKS), facet: linked.get("facet") };
+    for (const name of ["lines", "low", "layer", "size", "seed", "leave"]) read[name] = number(linked.get(LINKED[name]));
+    for (const [name, value] of Object.entries(read)) if (value !== null) look[name] = value;
+    look.layer = look.layer !== null && look.layer >= 0 ? look.layer - model.layers : look.layer;
+    look.position = linked.get("position") !== "out";
+    const patch = number(linked.get("patch"));
+    if (patch !== null && patch >= 0) look.pin = { side: linked.get("side") === "b" ? "b" : "a", patch };
+  }
+  function keepLink() {
+    if (element.offsetParent === null) return;
+    const plain = { ...first(), facet: session.facts.model.match.facet, layer: session.facts.model.match.layer, size: session.facts.model.size };
+    const values = Object.fromEntries(Object.entries(LINKED).map(([name, key]) => [key, look[name] === plain[name] ? null : look[name]]));
+    if (look.check === "none") values.seed = null;
+    writeLink({ tab: "correspondence", img: session.pair.a, img_b: look.check === "none" ? session.pair.b : null, ...values,
+      position: look.position ? null : "out", side: look.pin?.side ?? null, patch: look.pin?.patch ?? null, other: otherModel?.source ?? null });
+  }
+  async function copyLink() {
+    keepLink();
+    try { await navigator.clipboard.writeText(location.href); copy.lastChild.textContent = "Copied"; } catch { copy.lastChild.textContent = "See address bar"; }
+    setTimeout(() => { copy.lastChild.textContent = "Copy link"; }, 1500);
+  }
+
+  // ---- drawing
+  const query = () => look.hover ?? look.pin;
+  const front_of = ({ arrays, frames }) => {
+    if (look.front === "none") return null;
+    return ["a", "b"].map((side) => {
+      const patches = frames[side].rows * frames[side].columns;
+      return arrays[`front_${side}`].subarray(look.front === "pca" ? patches : 0, look.front === "pca" ? 2 * patches : patches);
+    });
+  };
+  function matchesOf(result) {
+    const [patches, scores] = [result.arrays[look.rule], result.arrays[`${look.rule}_scores`]];
+    const all = inFront(patches, front_of(result));
+    const kept = look.low === null ? all : all.filter((match) => scores[match] >= look.low - 1e-6);
+    return { patches, scores, all, kept, shown: kept.slice(0, look.lines) };
+  }
+  // a patch of one view at the same place in another, whose grid may differ
+  function inView(view, asked) {
+    if (!asked || !main.result) return null;
+    if (view === main) return asked;
+    const [x0, y0, x1, y1] = main.result.frames[asked.side].box(asked.patch);
+    const patch = view.result.frames[asked.side].at((x0 + x1) / 2, (y0 + y1) / 2);
+    return patch === null ? null : { side: asked.side, patch };
+  }
+
+  function draw() {
+    if (!main.result) return;
+    let heat = null;
+    for (const view of active()) if (view.result) heat = drawView(view) ?? heat;
+    say(heat);
+    keepLink();
+  }
+  function drawView(view) {
+    const { result } = view;
+    const found = matchesOf(result);
+    const asked = look.mode === "heat" ? inView(view, query()) : null;
+    const heat = asked && scaled(heatOf(result, asked, look.leave));
+    view.draw({ mode: look.mode, ...found, low: look.low ?? lowestOf(found), line: view === main ? look.line : null, query: asked, heat,
+      crop: view === main && look.mode === "heat" && crop?.box && isPinned(crop) ? crop : null, truth: result.arrays.true ?? null });
+    const device = `${seconds(result.facts.time_s)} on ${result.facts.device}`;
+    view.caption.replaceChildren(...(otherModel ? [h("b", {}, result.model.name), ` ${RULES[look.rule].toLowerCase()}, ${found.shown.length} of ${found.all.length} matches · ${device}`] : []));
+    return view === main ? heat : null;
+  }
+  const lowestOf = ({ scores, all }) => (all.length ? Math.min(...all.map((match) => scores[match])) : 0);
+  function scaled(heat) { // its own range, the lowest twentieth cut: cosines of patches lie close together
+    const values = heat.order.map((patch) => heat.values[patch]);
+    return { ...heat, high: values[0] ?? 1, low: values[Math.floor(0.95 * (values.length - 1))] ?? 0 };
+  }
+  const isPinned = (what) => look.pin && what.side === look.pin.side && what.patch === look.pin.patch;
+  const spot = (frame, patch) => `${Math.floor(patch / frame.columns)}, ${patch % frame.columns}`;
+
+  function say(heat) {
+    const { result } = main;
+    const { facts, frames, arrays } = result;
+    const found = matchesOf(result);
+    const shownLow = look.low ?? lowestOf(found);
+    showSettings();
+    low.range(Math.floor(100 * Math.min(lowestOf(found), look.low ?? 1, 0.99)), 100);
+    low.value = look.low === null ? low.input.min : Math.round(100 * look.low);
+    const asked = query();
+    drawRamp(ramp, heat ? cividis : viridis);
+    lowest.textContent = (heat ? heat.low : shownLow).toFixed(2);
+    highest.textContent = `${(heat ? heat.high : 1).toFixed(2)} cosine`;
+    const noun = look.rule === "mutual" ? "mutual matches" : "matches";
+    counted.textContent = heat ? `patch ${spot(frames[asked.side], asked.patch)} of ${asked.side.toUpperCase()}` : `${count(found.shown.length)} of ${count(found.all.length)} ${noun}`;
+    leave.node.hidden = !result.same;
+    const grids = ["a", "b"].map((side) => `${side.toUpperCase()} ${facts[`frame_${side}`].width}×${facts[`frame_${side}`].height} px, ${frames[side].rows}×${frames[side].columns} patches`);
+    told.textContent = `${RULE_WORDS[look.rule]} ${arrays.true ? "Dashed lines are off by more than one patch, or end where B shows nothing. " : ""}No loss of this method is on patches: what they match is a by-product of training. ` +
+      `Pictures are read whole: ${grids.join("; ")}. ${seconds(facts.time_s)} on ${facts.device}.`;
+    for (const [name, words] of Object.entries(FRONTS)) front.button(name).title = words;
+    front.button("attention").disabled = Boolean(result.model.no_attention);
+    showKnown(facts.known);
+    const whose = otherModel ? ` · ${result.model.name}` : "";
+    const words = (i, patches) => [spot(frames.a, patches[2 * i]), spot(frames.b, patches[2 * i + 1])];
+    if (look.mode === "matches") {
+      drawHistogram(chart, { title: `Scores of all ${noun}`, scores: found.all.map((match) => found.scores[match]), low: shownLow, count: found.kept.length, meta: `cosine${whose}` });
+      const off = (match) => (arrays.true ? offBy(found.patches, match, arrays.true, frames.b.columns) : null);
+      drawTable(table, {
+        title: "Strongest matches", meta: `patch row, column${whose}`, head: ["Rank", "A", "B", "Cosine", ...(arrays.true ? ["Off by"] : [])],
+        rows: found.shown.slice(0, TABLE_ROWS).map((match, i) => [i + 1, ...words(match, found.patches), found.scores[match].toFixed(3), ...(arrays.true ? [off(match) ?? "not in B"] : [])]),
+        empty: look.low !== null && found.all.length ? "No match has this score; lower the smallest score." : "No patches match by this rule.",
+        chosen: look.line, onchoose: (i) => { if (look.line !== i) { look.line = i; draw(); } },
+      });
+    } else {
+      const there = heat && heat.side;
+      drawTable(chart, {
+        title: heat ? `Nearest patches in ${there.toUpperCase()}` : "Nearest patches", meta: `row, column${whose}`, head: ["Rank", "Patch", "Cosine"],
+        rows: heat ? heat.order.slice(0, TABLE_ROWS).map((patch, i) => [i + 1, spot(frames[there], patch), heat.values[patch].toFixed(3)]) : [],
+        empty: heat ? "No patch lies outside the part that is left out; lower it." : "Hover over a picture, or click a patch to keep it. Arrow keys move it.",
+      });
+      showMemories();
+    }
+    const line = look.mode === "matches" && look.line !== null ? found.shown[look.line] : undefined;
+    const sentence = heat && heat.order.length
+      ? `Patch ${spot(frames[asked.side], asked.patch)} of ${asked.side.toUpperCase()}: nearest in ${heat.side.toUpperCase()} at ${spot(frames[heat.side], heat.order[0])}, cosine ${heat.values[heat.order[0]].toFixed(3)}`
+      : line !== undefined ? `${words(line, found.patches).join(" in A matches ")} in B, cosine ${found.scores[line].toFixed(3)}` : `${counted.textContent}, ${result.names.a} and ${result.names.b}`;
+    for (const side of ["a", "b"]) for (const view of active()) {
+      if (view.result) view.stages[side].overlay.setAttribute("aria-label", `Picture ${side.toUpperCase()}, ${result.names[side]}. ${sentence}. Enter or arrow keys choose a patch.`);
+    }
+    if (!look.hover) { live.textContent = sentence; writeCommand(found); }
+  }
+
+  function showKnown(figures) {
+    redraw.hidden = look.check === "none" || look.check === "mirror";
+    known.hidden = !figures;
+    if (!figures) return;
+    const cells = (name) => ["acc@0", "acc@1", "acc@2"].map((key) => { const value = figures[name][key]; return value === null ? "none" : `${value.toFixed(value < 10 ? 1 : 0)} %`; });
+    const cover = figures.mutual.coverage;
+    drawTable(known, {
+      title: "Right by the known answer", meta: `of ${count(figures.n_valid)} patches that B shows`, head: ["Within", "0 patches", "1", "2"],
+      rows: [["Nearest patch", ...cells("nearest")], [`Mutual, ${cover.toFixed(0)} % covered`, ...cells("mutual")], ["Chance", ...cells("chance")]],
+    });
+  }
+
+  function showMemories() {
+    const { memory } = main.result.model;
+    const parts = { title: "Nearest memories of this crop", meta: crop?.space ? `${crop.space} space` : "" };
+    if (!memory) {
+      const give = session.facts.public ? null : h("button", { type: "button", class: "btn", onclick: () => doors.remember() }, "Give it a memory");
+      memoryTiles(table, { ...parts, meta: "", text: "This model has no memory.", action: give });
+    } else if (!look.pin) memoryTiles(table, { ...parts, text: "Click a patch: the part of the picture around it is compared with the memory." });
+    else memoryTiles(table, { ...parts, rows: crop && isPinned(crop) ? crop.rows : null, old: crop?.rows, problem: crop?.problem });
+  }
+  async function wake() { // the memories nearest to the crop around the pinned patch
+    if (!look.pin || !main.result?.model.memory || (crop && isPinned(crop))) return;
+    const { side, patch } = look.pin;
+    const mine = crop = { ...crop, side, patch, box: null, rows: null, problem: null };
+    const { question } = main.shown;
+    const answer = await ask("remembered", { ...question, side, patch }, () => crop === mine);
+    if (crop !== mine || !answer) return;
+    crop = answer.error ? { side, patch, problem: answer.error } : { side, patch, ...answer };
+    draw();
+  }
+
+  function writeCommand(found) {
+    const { facts, model, names } = main.result;
+    const own = session.pictures.find((one) => one.handle === session.pair.a)?.name ?? "a.png";
+    const pictures = look.check === "none" ? `${shellWord(names.a)} ${shellWord(names.b)}` : `${shellWord(own)} --check ${look.check} --seed ${look.seed}`;
+    command.text = `python -m analysis match ${pictures} --model ${shellWord(model.typed)} --rule ${look.rule} --facet ${facts.facet} --layer ${facts.layer} ` +
+      `--size ${facts.size} --n ${Math.max(1, found.shown.length)}${look.front === "none" ? "" : ` --foreground ${look.front}`}${look.position ? "" : " --no-position"} --out matches.png`;
+  }
+
+  // ---- choosing
+  function setHover(view, side, patch) {
+    look.hover = patch === null || !view.result ? null : toMain(view, { side, patch });
+    draw();
+  }
+  function toMain(view, { side, patch }) {
+    if (view === main) return { side, patch };
+    const [x0, y0, x1, y1] = view.result.frames[side].box(patch);
+    const at = main.result.frames[side].at((x0 + x1) / 2, (y0 + y1) / 2);
+    return at === null ? null : { side, patch: at };
+  }
+  function pin(view, side, patch) {
+    look.mode = "heat";
+    mode.press("heat");
+    look.pin = toMain(view, { side, patch });
+    wake();
+    draw();
+  }
+  function unpin() {
+    look.pin = look.hover = crop = null;
+    draw();
+  }
+  function swapPictures() {
+    const { a, b } = session.pair;
+    session.pair = { a: b, b: a };
+    session.handle = b;
+    if (look.pin) look.pin = { side: look.pin.side === "a" ? "b" : "a", patch: look.pin.patch };
+    crop = null;
+    session.problem = null;
+    session.tell();
+  }
+  const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Enter: [0, 0] };
+  function onKey(view, side, event) {
+    if (!view.result || event.ctrlKey || event.metaKey || event.altKey) return;
+    const frame = main.result.frames[side];
+    if (event.key === "Escape") {
+      look.mode = "matches";
+      mode.press("matches");
+      unpin();
+    } else if (event.key in MOVES) {
+      const [down, right] = MOVES[event.key];
+      const found = matchesOf(main.result);
+      const start = found.shown.length ? found.patches[2 * found.shown[0] + (side === "b")] : Math.floor((frame.rows * frame.columns) / 2);
+      const from = look.pin?.side === side ? look.pin.patch : start;
+      const clamp = (value, most) => Math.min(most - 1, Math.max(0, value));
+      const isFirst = look.pin?.side !== side;
+      const row = clamp(Math.floor(from / frame.columns) + (isFirst ? 0 : down), frame.rows);
+      pin(main, side, row * frame.columns + clamp((from % frame.columns) + (isFirst ? 0 : right), frame.columns));
+    } else return;
+    event.preventDefault();
+  }
+
+  // ---- states
+  let slow;
+  function showState() {
+    clearTimeout(slow);
+    const { facts } = session;
+    const nothing = facts.state !== "ready" || !session.pair.a || !session.pair.b;
+    view.hidden = nothing;
+    exports.hidden = nothing;
+    state.hidden = !nothing;
+    fills.press(session.side);
+    const busy = active().find((one) => one.asked);
+    for (const button of [png, csv]) button.disabled = !main.result;
+    npz.classList.toggle("off", !main.result);
+    if (main.result) npz.href = `api/matches/${main.result.key}/npz`;
+    stages.classList.toggle("compared", Boolean(otherModel));
+    beside.node.parentNode.hidden = !otherModel;
+    stages.classList.toggle("empty", !main.result);
+    stages.classList.remove("old");
+    loading.hidden = true;
+    if (nothing) {
+      state.replaceChildren(...(facts.state === "failed" ? [note(facts)] : [h("p", {}, facts.state === "starting" ? "Opening the model" : "Choose two pictures above."),
+        h("p", { class: "meta" }, "The matches appear by themselves.")]));
+    } else if (busy) slow = setTimeout(() => showLoading(busy), 150);
+  }
+  function showLoading(busy) { // nothing below 150 ms
+    if (!busy.asked) return;
+    loading.hidden = false;
+    stages.classList.toggle("old", Boolean(main.result));
+    const name = busy === main ? session.facts.model.name : otherModel?.name ?? "";
+    loading.replaceChildren(h("div", { class: "line spread" }, h("span", {}, `Running ${name} on both pictures`), h("span", { class: "meta" }, `${((performance.now() - busy.asked.since) / 1000).toFixed(1)} s`)),
+      h("span", { class: "meta" }, main.result ? "The previous result stays until the new one is there." : "The matches appear here."));
+    slow = setTimeout(() => showLoading(busy), 100);
+  }
+
+  // ---- taking away
+  const stem = (name) => name.replace(/\.[^.]*$/, "").replace(/[^\w-]+/g, "-") || "picture";
+  const fileName = (suffix) => `${stem(main.result.names.a)}-${stem(main.result.names.b)}-matches.${suffix}`;
+  function savePng() { // the pair as it is on screen, on the page's ground
+    const box = main.node.getBoundingClientRect();
+    const scale = Math.max(2, devicePixelRatio);
+    const canvas = h("canvas", { width: Math.round(box.width * scale), height: Math.round(box.height * scale) });
+    const context = canvas.getContext("2d");
+    context.scale(scale, scale);
+    context.fillStyle = getComputedStyle(document.body).backgroundColor;
+    context.fillRect(0, 0, box.width, box.height);
+    const put = (image, at) => context.drawImage(image, at.left - box.left, at.top - box.top, at.width, at.height);
+    for (const side of ["a", "b"]) {
+      const { inner, overlay, photo } = main.stages[side];
+      put(photo, inner.getBoundingClientRect());
+      put(overlay, inner.getBoundingClientRect());
+    }
+    put(main.node.querySelector(".lines"), box);
+    canvas.toBlob((blob) => save(blob, fileName("png")), "image/png");
+  }
+  function saveCsv() { // the matches on screen, patches and pixels of both originals
+    const { frames, facts } = main.result;
+    const { patches, scores, shown } = matchesOf(main.result);
+    const middle = (side, patch) => {
+      const [x0, y0, x1, y1] = frames[side].box(patch);
+      const { width, height } = facts[`frame_${side}`];
+      return [((x0 + x1) / 2) * width - 0.5, ((y0 + y1) / 2) * height - 0.5].map((v) => v.toFixed(2));
+    };
+    const rows = shown.map((match) => {
+      const [a, b] = [patches[2 * match], patches[2 * match + 1]];
+      const at = (frame, patch) => [Math.floor(patch / frame.columns), patch % frame.columns];
+      return [...at(frames.a, a), ...at(frames.b, b), ...middle("a", a), ...middle("b", b), scores[match].toPrecision(7)].join(",");
+    });
+    const head = "row_a,column_a,row_b,column_b,x_a_px,y_a_px,x_b_px,y_b_px,cosine";
+    save(new Blob([[head, ...rows].join("\n") + "\n"], { type: "text/csv" }), fileName("csv"));
+  }
+
+  new ResizeObserver(() => draw()).observe(stages);
+  whileVisible(element, () => {
+    placeExports();
+    for (const side of ["a", "b"]) {
+      const gone = !session.pictures.some((picture) => picture.handle === session.pair[side]);
+      if (gone && session.pictures.length) session.pair[side] = session.handle; // an upload that made room for later ones
+    }
+    if (crop && main.shown?.question.a !== session.pair.a) unpin();
+    wish();
+  });
+}
