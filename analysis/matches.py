@@ -14,8 +14,9 @@ from memssl_core.model.features import Facet
 from memssl_core.model.matching import Rule, match
 
 Foreground = Literal["none", "attention", "pca"]
-DEFAULT_FACET: Facet = "key"
-DEFAULT_LAYER = -1
+DEFAULT_FACET: Facet = "token"
+DEFAULT_LAYER = -3
+"""from the end; both chosen with benchmarks/quality.py, see docs/PROTOCOLS.md"""
 ATTENTION_MASS = 0.6
 """share of the class token's attention that the foreground holds (DINO's and our protocol's threshold)"""
 

@@ -246,8 +246,10 @@ class Workbench:
 
     @property
     def match_default(self) -> tuple[Facet, int]:
-        """The facet and the layer, from the end, that measurements chose; a model without attention has only tokens."""
-        return ("token", -1) if why_no_attention(self.model.backbone) else (DEFAULT_FACET, DEFAULT_LAYER)
+        """The facet and the layer, from the end, that measurements chose; of a feature map the last stage."""
+        if why_no_attention(self.model.backbone):
+            return "token", -1
+        return DEFAULT_FACET, max(DEFAULT_LAYER, -n_layers(self.model.backbone))
 
     def neighbours(
         self, image: ImageSource, space: Space = "memory", k: int = 20, *, key: str | None = None

@@ -220,7 +220,7 @@ def test_features_size_and_position_are_asked_anew(pair):
     seen = set()
     for change in (
         lambda: page.get_by_label("Facet").select_option("value"),
-        lambda: page.get_by_label("Layer").select_option(label="Block 1"),
+        lambda: page.get_by_label("Layer").select_option(label="Block 2"),
         lambda: page.get_by_label("Input size", exact=True).last.select_option("64"),
         lambda: page.get_by_text("Take position out").click(),
     ):
@@ -231,8 +231,8 @@ def test_features_size_and_position_are_asked_anew(pair):
         seen.add(page.locator("section[aria-label='Strongest matches'] tbody").inner_text())
     assert len(seen) == 4
     told = link(page)
-    assert (told["facet"], told["layer"], told["size"], told["position"]) == ("value", "-3", "64", "out")
-    expect(page.locator(".cmd code").last).to_contain_text("--facet value --layer 0 --size 64")
+    assert (told["facet"], told["layer"], told["size"], told["position"]) == ("value", "-2", "64", "out")
+    expect(page.locator(".cmd code").last).to_contain_text("--facet value --layer 1 --size 64")
     expect(page.locator(".cmd code").last).to_contain_text("--no-position")
 
 
