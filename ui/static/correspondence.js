@@ -117,7 +117,7 @@ export function mount({ element, props, trigger, watch }) {
 
   function questionFor(model) {
     const { a, b } = session.pair;
-    const made = look.check !== "none";
+    const made = session.isMade;
     return {
       model: model.handle, a, b: made ? a : b, check: made ? look.check : null, seed: look.seed,
       facet: model.facets.includes(look.facet) ? look.facet : "token", layer: Math.max(0, model.layers + look.layer),
@@ -129,6 +129,12 @@ export function mount({ element, props, trigger, watch }) {
     const { model } = session.facts;
     if (session.ready && session.pair.a && session.pair.b) {
       offer(model);
+      const made = look.check !== "none";
+      if (session.isMade !== made) { // the tray shows it, and comes back here
+        session.isMade = made;
+        session.tell();
+        return;
+      }
       active().forEach((view, i) => bringPair(view, i ? otherModel : model));
       keepLink();
     }
@@ -300,13 +306,14 @@ export function mount({ element, props, trigger, watch }) {
     const found = matchesOf(result);
     const asked = look.mode === "heat" ? inView(view, query()) : null;
     const heat = asked && scaled(heatOf(result, asked, look.leave));
-    view.draw({ mode: look.mode, ...found, low: look.low ?? lowestOf(found), line: view === main ? look.line : null, query: asked, heat,
+    view.draw({ mode: look.mode, ...found, low: lowestOf(found), line: view === main ? look.line : null, query: asked, heat,
       crop: view === main && look.mode === "heat" && crop?.box && isPinned(crop) ? crop : null, truth: result.arrays.true ?? null });
     const device = `${seconds(result.facts.time_s)} on ${result.facts.device}`;
     view.caption.replaceChildren(...(otherModel ? [h("b", {}, result.model.name), ` ${RULES[look.rule].toLowerCase()}, ${found.shown.length} of ${found.all.length} matches · ${device}`] : []));
     return view === main ? heat : null;
   }
-  const lowestOf = ({ scores, all }) => (all.length ? Math.min(...all.map((match) => scores[match])) : 0);
+  const leastOf = ({ scores }, matches) => (matches.length ? Math.min(...matches.map((match) => scores[match])) : 0);
+  const lowestOf = (found) => leastOf(found, found.shown); // colours go from here to 1
   function scaled(heat) { // its own range, the lowest twentieth cut: cosines of patches lie close together
     const values = heat.order.map((patch) => heat.values[patch]);
     return { ...heat, high: values[0] ?? 1, low: values[Math.floor(0.95 * (values.length - 1))] ?? 0 };
@@ -318,13 +325,13 @@ export function mount({ element, props, trigger, watch }) {
     const { result } = main;
     const { facts, frames, arrays } = result;
     const found = matchesOf(result);
-    const shownLow = look.low ?? lowestOf(found);
+    const shownLow = look.low ?? leastOf(found, found.all);
     showSettings();
-    low.range(Math.floor(100 * Math.min(lowestOf(found), look.low ?? 1, 0.99)), 100);
+    low.range(Math.floor(100 * Math.min(leastOf(found, found.all), look.low ?? 1, 0.99)), 100);
     low.value = look.low === null ? low.input.min : Math.round(100 * look.low);
     const asked = query();
     drawRamp(ramp, heat ? cividis : viridis);
-    lowest.textContent = (heat ? heat.low : shownLow).toFixed(2);
+    lowest.textContent = (heat ? heat.low : lowestOf(found)).toFixed(heat ? 2 : 3);
     highest.textContent = `${(heat ? heat.high : 1).toFixed(2)} cosine`;
     const noun = look.rule === "mutual" ? "mutual matches" : "matches";
     counted.textContent = heat ? `patch ${spot(frames[asked.side], asked.patch)} of ${asked.side.toUpperCase()}` : `${count(found.shown.length)} of ${count(found.all.length)} ${noun}`;

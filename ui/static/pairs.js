@@ -103,15 +103,8 @@ export function pairView(hear) {
       const [x0, y0, x1, y1] = ends[i];
       const wrong = look.truth && (offBy(look.patches, look.shown[i], look.truth, result.frames.b.columns) ?? Infinity) > 1;
       context.globalAlpha = look.line === null || look.line === i ? 1 : 0.35;
-      for (const [colour, thick] of [["rgb(12 15 19 / .55)", 3], [colourAt(viridis, scale(look.scores[look.shown[i]])), 1.5]]) {
-        context.setLineDash(wrong ? [5, 4] : []);
-        context.strokeStyle = colour;
-        context.lineWidth = thick;
-        context.beginPath();
-        context.moveTo(x0, y0);
-        context.lineTo(x1, y1);
-        context.stroke();
-      }
+      context.setLineDash(wrong ? [5, 4] : []);
+      drawLine(context, ends[i], [["rgb(12 15 19 / .55)", 3], [colourAt(viridis, scale(look.scores[look.shown[i]])), 1.5]]);
       context.setLineDash([]);
       for (const [x, y] of [[x0, y0], [x1, y1]]) {
         context.beginPath();
@@ -128,14 +121,7 @@ export function pairView(hear) {
   }
 
   function drawChosen(context, [x0, y0, x1, y1], score) {
-    for (const [colour, thick] of [["#14181f", 5], ["#ffffff", 2]]) {
-      context.strokeStyle = colour;
-      context.lineWidth = thick;
-      context.beginPath();
-      context.moveTo(x0, y0);
-      context.lineTo(x1, y1);
-      context.stroke();
-    }
+    drawLine(context, [x0, y0, x1, y1], [["#14181f", 5], ["#ffffff", 2]]);
     for (const [x, y] of [[x0, y0], [x1, y1]]) drawSquare(context, [x - 6, y - 6, 12, 12], 1, "#ffffff");
     label(context, x1, y1, score.toFixed(3), node.clientWidth, node.clientHeight);
   }
@@ -185,6 +171,18 @@ export function pairView(hear) {
   }
 
   return { node, stages, show, draw, get result() { return result; } };
+}
+
+// Strokes [[colour, px], ...] one over the other
+function drawLine(context, [x0, y0, x1, y1], strokes) {
+  for (const [colour, px] of strokes) {
+    context.strokeStyle = colour;
+    context.lineWidth = px;
+    context.beginPath();
+    context.moveTo(x0, y0);
+    context.lineTo(x1, y1);
+    context.stroke();
+  }
 }
 
 function fit(canvas, width, height) {

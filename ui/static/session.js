@@ -9,6 +9,7 @@ export const session = {
   pictures: [], // {handle, name, format, note, width, height}; width is missing until the server has read an example
   handle: null, // the chosen picture
   pair: { a: null, b: null }, // the two that are compared; a follows the chosen one
+  isMade: false, // both pictures of the pair are made from a, so b is not in use
   side: "b", // which of them the tray of that tab fills
   link: new URL(location.href).searchParams, // what the address named when the page was loaded
   problem: null, // {title, text}: what the last upload or question met

@@ -96,7 +96,7 @@ export function mount({ element, props, trigger, watch, upload }) {
       squares.delete(handle);
     }
     for (const [handle, square] of squares) {
-      const sides = ["a", "b"].filter((side) => pair && session.pair[side] === handle).map((side) => side.toUpperCase()).join(" ");
+      const sides = ["a", "b"].filter((side) => pair && session.pair[side] === handle && !(side === "b" && session.isMade)).map((side) => side.toUpperCase()).join(" ");
       square.setAttribute("aria-pressed", String(pair ? sides !== "" : handle === session.handle));
       square.lastElementChild.textContent = sides;
       square.lastElementChild.hidden = !sides;
