@@ -11,7 +11,6 @@ from browser.server import Server
 from browser.small_bundle import write_small_bundle
 from playwright.sync_api import Browser, Page, Route, expect
 
-
 expect.set_options(timeout=15_000)  # a busy machine may take its time; what is right comes at once elsewhere
 
 
