@@ -90,10 +90,11 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
 def pictures_of(context: Context, visit: Visit, asked: dict) -> Asked:
     """The pictures that a question names, or the two that its check makes of the first."""
     a = context.pictures.of_visit(str(asked.get("a")), visit)
-    check, seed = asked.get("check"), asked.get("seed")
+    check: Any = asked.get("check")
+    seed = asked.get("seed")
     if check is None:
         return Asked(a, context.pictures.of_visit(str(asked.get("b")), visit))
-    if not isinstance(check, str) or check not in CHECKS or type(seed) is not int or not 0 <= seed <= MAX_SEED:
+    if str(check) not in CHECKS or type(seed) is not int or not 0 <= seed <= MAX_SEED:
         raise ModelError(f"This check is not offered; choose one from the page, with a draw from 0 to {MAX_SEED}.")
     made = known_pair(decode_image(a.data), check, seed)
 
