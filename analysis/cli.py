@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -128,7 +129,7 @@ def match(
             largest raw product in B
         facet: what is compared: tokens, or keys, queries or values of the attention; left out, the measured best
         layer: transformer block or stage, 0-based; negatives count from the last; left out, the measured best
-        n: only so many, the best ones
+        n: show only so many, the best ones
         size: long side in pixels at which the model reads each picture; as it is if left out
         foreground: only matches inside it on both sides, by attention or by the first principal component
         position: --no-position takes out what a linear fit can read of a patch's place
@@ -138,7 +139,7 @@ def match(
         out: draw the matches into a .png, .jpg or .webp file, or write their points to a .csv file
         json: print points and scores for a program
     """
-    from analysis.matches import COLUMNS, known_accuracy
+    from analysis.matches import COLUMNS, known_accuracy, only
     from memssl_core.data.images import decode_image
     from memssl_core.data.pairs import known_pair
 
@@ -147,7 +148,11 @@ def match(
         raise ModelError("Two pictures are matched: name a second one, or make it from the first with --check crops.")
     known = known_pair(decode_image(image_a), check, seed) if check else None
     a, b = (known.a, known.b) if known else (decode_image(image_a), decode_image(image_b or ""))
-    found = _workbench(model).match(a, b, rule, facet, layer, n, size, foreground=foreground, position=position)
+    found = _workbench(model).match(a, b, rule, facet, layer, None, size, foreground=foreground, position=position)
+    accuracy = known_accuracy(found, known.homography) if known else None
+    if n is not None and n < 1:
+        raise ModelError(f"n is {n}; ask for at least 1 match.")
+    found = only(found, slice(n))
     if out and out.suffix == ".csv":
         _write_csv(out, COLUMNS, found.rows)
     elif out:
@@ -155,7 +160,6 @@ def match(
 
         with _writing(out):
             matches_sheet(a, b, found).save(out)
-    accuracy = known_accuracy(found, known.homography) if known else None
     if json:
         return _print_json(found.summary() | ({"accuracy": accuracy} if accuracy else {}))
     print(f"{len(found.scores)} matches, {found.facet} of layer {found.layer}, rule {found.rule}")
@@ -163,11 +167,85 @@ def match(
     for score, (x, y), (u, v) in zip(found.scores, found.points_a, found.points_b, strict=True):
         print(f"{score:6.3f}   ({x:6.1f}, {y:6.1f}) ({u:6.1f}, {v:6.1f})")
     if accuracy:
-        told = ", ".join(f"{accuracy[f'acc@{radius}']:.1f} % within {radius}" for radius in (0, 1, 2))
-        print(f"right: {told} patches; {accuracy['coverage']:.1f} % of what B shows is matched")
+        shares = [accuracy[f"acc@{radius}"] for radius in (0, 1, 2)]
+        told = ", ".join("none" if v is None else f"{v:.1f} % within {r}" for r, v in enumerate(shares))
+        print(f"of all matches right: {told} patches; {accuracy['coverage']:.1f} % of what B shows is matched")
 
 
-VERBS = {"attention": attention, "match": match, "neighbours": neighbours}
+def map_memory(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = "embedded",
+    space: Literal["memory", "embedding"] = "memory",
+    seed: int = 0,
+    fast: bool = False,
+    min_dist: float = 0.1,
+    again: bool = False,
+    out: Path | None = None,
+    html: Path | None = None,
+    json: bool = False,
+    job: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+) -> None:
+    """Lay the memory out as a map: UMAP and clusters on its exact neighbours. What is stored is not fitted again.
+
+    Args:
+        model: embedded, a bundle folder, hub:OWNER/NAME or run:NAME
+        space: memory maps projections, as the loss compares them; embedding maps the backbone's output
+        seed: the same one gives the same map on one machine, on one core
+        fast: all cores, no seed, simpler clusters; no two such maps are equal
+        min_dist: how close points may lie, 0 to 1
+        again: fit it although one is stored
+        out: also write slot, x, y and cluster to a .parquet file
+        html: also write a page of its own, with the pictures under the pointer, to a .html file
+        json: print figures and clusters for a program
+        job: a folder to tell others in how far it is
+    """
+    from memssl_core.cli import StopOnSignal
+    from memssl_core.jobs import working
+    from memssl_core.sources import fetch, open_model
+    from memssl_core.terminal import progress
+
+    _check_out(out, (".parquet",))
+    _check_out(html, (".html", ".htm"))
+    if not 0 <= min_dist <= 1 or not 0 <= seed < 2**32:
+        raise ModelError(f"min_dist is {min_dist} and seed {seed}; give 0 to 1, and a whole number below 2**32.")
+    stop = StopOnSignal("Stopping…")
+    with progress() as listen, working(job, listen=listen, asked_to_stop=stop) as work:
+        from analysis.map import fit_map, map_clusters
+
+        asked = {"emit": work.emit, "should_stop": work.should_stop}
+        fetch(model, **asked)
+        opened = open_model(model)
+        found = fit_map(opened, space, min_dist=min_dist, seed=None if fast else seed, again=again, **asked)
+        clusters = map_clusters(opened, found)
+        if out:
+            from memssl_core.bundle.maps import save_map
+
+            with _writing(out):
+                save_map(out, found)
+        if html:
+            from analysis.figure import map_html
+
+            with _writing(html):
+                html.write_text(map_html(opened, found, clusters), encoding="utf-8")
+        work.finish(model)
+    told, alone = found.parameters, int((found.cluster < 0).sum())
+    if json:
+        listed = [asdict(cluster) for cluster in clusters]
+        return _print_json({"slots": len(found.slot), "unclustered": alone, "clusters": listed, **told})
+    print(f"{len(found.slot)} slots in {told['space']} space, {len(clusters)} clusters and {alone} slots in none")
+    print(f"{told['method']}, seed {told['seed']}, min_dist {told['min_dist']}, fitted in {told['fit_s']} s")
+    for name in ("trustworthiness", "continuity"):
+        if name in told:
+            print(f"{name}@15: {told[name]:.3f}, of the first two principal components {told[name + '_pca']:.3f}")
+    if "label_agreement" in told:
+        agreement, of_space = told["label_agreement"], told["label_agreement_space"]
+        print(f"neighbours of the same class: {agreement:.1%} on the map, {of_space:.1%} in the space")
+    print("cluster   size  purity  exemplar  name")
+    for cluster in clusters:
+        purity = "" if cluster.purity is None else f"{cluster.purity:.0%}"
+        print(f"{cluster.cluster:7d} {cluster.size:6d} {purity:>7} {cluster.exemplar:9d}  {cluster.name}")
+
+
+VERBS = {"attention": attention, "map": map_memory, "match": match, "neighbours": neighbours}
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -208,7 +286,7 @@ def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as reason:
-        raise ModelError(f"{out} cannot be written: {reason.strerror}; give --out another place.") from reason
+        raise ModelError(f"{out} cannot be written: {reason.strerror}; choose another place.") from reason
     print(f"wrote {out}", file=sys.stderr)
 
 

@@ -91,8 +91,9 @@ class Pair:
         along the pictures' edges."""
         rows = np.concatenate([self.a, self.b]).astype(np.float64)
         rows -= rows.mean(0)
-        component = np.linalg.eigh(rows.T @ rows)[1][:, -1]
-        along = rows @ component
+        few = len(rows) < rows.shape[1]  # the smaller of the two products has the same components
+        component = np.linalg.eigh(rows @ rows.T if few else rows.T @ rows)[1][:, -1]
+        along = component if few else rows @ component
         edge = np.concatenate([_is_edge(self.frame_a), _is_edge(self.frame_b)])
         if not edge.all() and along[edge].mean() > along[~edge].mean():
             along = -along

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,11 @@ class Neighbours:
     exact: bool
     rows: list[dict[str, Any]]
     """provenance of each: slot, image_id, uri, label, class_name, step, box, thumbnail (bytes)"""
+
+    def without(self, slot: int, k: int) -> Neighbours:
+        """The first k of the others."""
+        others = np.flatnonzero(self.ids != slot)[:k]
+        return replace(self, ids=self.ids[others], scores=self.scores[others], rows=[self.rows[i] for i in others])
 
     def records(self) -> list[dict[str, Any]]:
         """Plain values for JSON: id, score, image_id, uri, class_name, step, box."""
@@ -53,8 +58,9 @@ class SlotSearch:
         self.slots = np.flatnonzero((memory.image_id != -1) & vectors.any(1))
         if not len(self.slots):
             raise ModelError("This model's memory is still empty: every slot is noise; train it further.")
+        self.rows: np.ndarray = _unit(vectors[self.slots])
         self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(_unit(vectors[self.slots]))
+        self._index.add(self.rows)
 
     def nearest(self, query: np.ndarray, k: int) -> Neighbours:
         """[D] or [C] of the space, any length -> its k nearest slots; k is cut to the written slots."""

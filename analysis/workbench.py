@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
-from pathlib import Path
+from operator import attrgetter
 from typing import Any
 
 import cachetools
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from analysis.attention import Attention, Query, query_tokens, rows_of_block
+from analysis.graph import slot_rows
 from analysis.matches import DEFAULT_FACET, DEFAULT_LAYER, Foreground, Matches, Pair, holding, only
 from analysis.neighbours import Neighbours, SlotSearch, Space
-from memssl_core.data.images import MAX_BYTES, Frame, ImageSource, decode_image, fit_to_patches
+from memssl_core.bundle.table import MemoryTable
+from memssl_core.data.images import Frame, ImageSource, decode_image, fit_to_patches, picture_key
 from memssl_core.errors import ModelError
 from memssl_core.model.backbone import embed
 from memssl_core.model.features import (
@@ -41,7 +41,7 @@ MAX_TOKENS = 4096
 """patches of a picture at most: 512×512 px at patch 8, 1024×1024 at patch 16; a larger picture is reduced"""
 MAX_INPUT_PIXELS = 1 << 20
 """pixels of a picture at most, which binds where cells are larger: 1024×1024 px"""
-TOKEN_CACHE_BYTES = 256 << 20
+TOKEN_CACHE_BYTES = 320 << 20
 MODELS_BUDGET_BYTES = 3 << 30
 
 
@@ -67,10 +67,6 @@ class _Map:
         return self.cells.nbytes
 
 
-def _size(kept: _Walked | _Map) -> int:
-    return kept.nbytes
-
-
 class Workbench:
     """Questions about one model. `image` is a path, bytes, a PIL image or uint8 [H, W, 3]; safe across threads.
 
@@ -83,7 +79,7 @@ class Workbench:
         for module in (model.backbone, model.head):
             if module is not None:
                 module.to(self.device)
-        self._tokens: cachetools.LRUCache[Any, Any] = cachetools.LRUCache(TOKEN_CACHE_BYTES, _size)
+        self._tokens: cachetools.LRUCache[Any, Any] = cachetools.LRUCache(TOKEN_CACHE_BYTES, attrgetter("nbytes"))
         self._embeddings: cachetools.LRUCache = cachetools.LRUCache(256)
         self._searches: dict[str, SlotSearch] = {}
         self._caches, self._forward, self._building = threading.Lock(), threading.Lock(), threading.Lock()
@@ -262,15 +258,35 @@ class Workbench:
         """
         if space not in ("memory", "embedding"):
             raise ModelError(f"There is no space {space!r}; choose memory or embedding.")
-        if self.model.memory is None:
-            raise ModelError("This model has no memory, so it has no neighbours to show; open a bundle that has one.")
+        self._memory()
         if self.model.head is None:  # its memory holds embeddings
             space = "embedding"
         query = (self.projection if space == "memory" else self.embedding)(image, key=key)
+        return self._search(space).nearest(query, k)
+
+    def neighbours_of_slot(self, slot: int, space: Space = "memory", k: int = 20) -> Neighbours:
+        """The k other written slots nearest to a slot, exactly. ModelError as `neighbours`, or for a slot of noise."""
+        search = self._search(space)
+        at = np.searchsorted(search.slots, slot)
+        if at == len(search.slots) or search.slots[at] != slot:
+            raise ModelError(f"Slot {slot} holds noise, so it has no neighbours; choose another one.")
+        found = search.nearest(search.rows[at], k + 1)
+        return found.without(slot, k)
+
+    def slots(self, space: Space = "memory") -> tuple[np.ndarray, np.ndarray]:
+        """int64 [M], the written slots, rising, and their float32 [M, D] or [M, C] unit rows in this space."""
+        return slot_rows(self._memory(), space, has_head=self.model.head is not None)
+
+    def _search(self, space: Space) -> SlotSearch:
         with self._building:
             if space not in self._searches:
-                self._searches[space] = SlotSearch(self.model.memory, space, has_head=self.model.head is not None)
-        return self._searches[space].nearest(query, k)
+                self._searches[space] = SlotSearch(self._memory(), space, has_head=self.model.head is not None)
+        return self._searches[space]
+
+    def _memory(self) -> MemoryTable:
+        if self.model.memory is None:
+            raise ModelError("This model has no memory, so it has no neighbours to show; open a bundle that has one.")
+        return self.model.memory
 
     def _blocks(self) -> list[torch.nn.Module]:
         if reason := why_no_attention(self.model.backbone):
@@ -298,6 +314,9 @@ class Workbench:
                     raise
                 transform = self.model.transform
                 cells, box = self._cells(transform(picture), layer), transform.crop_box(*picture.size)
+            if cells[..., 0].size > self.max_tokens:
+                grid = "×".join(str(side) for side in cells.shape[:2])
+                raise ModelError(f"Layer {layer} has {grid} cells here; choose a later one or a smaller size.")
             known = _Map(cells, _frame_of_cells(frame, cells.shape[:2], box))
             self._keep(sized, known)
         return known.cells, known.frame
@@ -315,9 +334,6 @@ class Workbench:
         asked = None if layer == n_layers(backbone) - 1 else layer
         with self._forward, torch.inference_mode():
             cells = feature_map(backbone, pixels[None].to(self.device), asked)[0]
-        if cells[0].numel() > self.max_tokens:
-            grid = "×".join(str(side) for side in cells.shape[1:])
-            raise ModelError(f"Stage {layer} has {grid} cells here; choose a later one or a smaller size.")
         return cells.permute(1, 2, 0).float().cpu().numpy()
 
     def _walk(self, image: ImageSource, size: int | None, key: str | None) -> _Walked:
@@ -401,23 +417,6 @@ class Models:
         while held > self._budget_bytes and len(self._open) > 1:
             held -= self._open.pop(next(iter(self._open))).model.nbytes
         return self._open[handle]
-
-
-def picture_key(image: ImageSource) -> str:
-    """SHA-256 of a picture as it was handed in: the file's bytes, or the pixels with their shape and type."""
-    if isinstance(image, str | Path):
-        path = Path(image)
-        readable = path.is_file() and path.stat().st_size <= MAX_BYTES
-        image = path.read_bytes() if readable else decode_image(image)  # which says what is wrong with it
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).hexdigest()
-    if isinstance(image, Image.Image):
-        is_plain = image.mode == "RGB" and not image.getexif() and "icc_profile" not in image.info
-        image = np.asarray(image if is_plain else decode_image(image))
-    if not isinstance(image, np.ndarray):
-        raise ModelError("An open file can be read only once; hand over its bytes or its path.")
-    header = f"{image.shape} {image.dtype}".encode()
-    return hashlib.sha256(header + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def _frame_of_cells(frame: Frame, cells: tuple[int, ...], box: tuple[float, float, float, float]) -> Frame:

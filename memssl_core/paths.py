@@ -33,6 +33,11 @@ def bundles_dir() -> Path:
     return home() / "bundles"
 
 
+def maps_dir() -> Path:
+    """Neighbour graphs of memories, and maps that do not lie in a bundle: a folder for each bundle hash."""
+    return home() / "maps"
+
+
 def without_folders(source: str) -> str:
     """A data or model source as strangers may read it: of a folder or file only its last name."""
     return "+".join(_last_name(part) for part in source.split("+"))

@@ -41,9 +41,13 @@ LAYERS = (
 )
 HEIGHT = {part: -depth for depth, parts in enumerate(LAYERS) for part in parts}
 
-FAISS_FILES = {"analysis/search.py", "analysis/neighbours.py", "memssl_core/evaluation/retrieval.py"}
+FAISS_FILES = {
+    *("analysis/graph.py", "analysis/search.py", "analysis/neighbours.py"),
+    "memssl_core/evaluation/retrieval.py",
+}
 MAP_FILES = {"analysis/map.py"}
-ONLY_IN_FUNCTIONS_OF = {"faiss": FAISS_FILES, "umap": MAP_FILES, "numba": MAP_FILES}
+CLUSTER_FILES = {"analysis/clusters.py"}
+ONLY_IN_FUNCTIONS_OF = {"faiss": FAISS_FILES, "umap": MAP_FILES, "numba": MAP_FILES, "fast_hdbscan": CLUSTER_FILES}
 
 
 def our_files() -> list[str]:
@@ -167,6 +171,7 @@ def test_every_file_keeps_to(rule):
         (misplaced_libraries, "analysis/draw.py", "import gradio as gr"),
         (misplaced_libraries, "analysis/neighbours.py", "import faiss"),
         (misplaced_libraries, "analysis/workbench.py", "def search():\n    import faiss"),
+        (misplaced_libraries, "analysis/clusters.py", "import fast_hdbscan"),
         (second_image_doors, "ui/attention.py", "from PIL import Image\nImage.open('x.png')"),
         (second_image_doors, "ui/attention.py", "import PIL.Image\nPIL.Image.open('x.png')"),
         (second_image_doors, "ui/attention.py", "from PIL.Image import open"),

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import gradio as gr
 import numpy as np
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
+from pydantic import ValidationError, validate_call
 
 from memssl_core.errors import ModelError
 from ui.context import Context, told
@@ -131,18 +133,23 @@ def named(context: Context, model: str | None):
     raise ModelError("This model is not served here; leave `model` out, or name one that the page lists as cached.")
 
 
-def opened(image: Any) -> bytes:
-    """The file a program has uploaded; Gradio hands its FileData over as a plain dict."""
-    return uploaded(image.get("path") if isinstance(image, dict) else None).read_bytes()
+def opened(image: FileData) -> bytes:
+    """The file a program has uploaded."""
+    return uploaded(image.path).read_bytes()
 
 
 def spoken(endpoint: Callable) -> Callable:
-    """The endpoint with its errors as one sentence."""
+    """The endpoint with its errors as one sentence; values of another type than it names are mistakes too."""
+    checked, parameters = validate_call(endpoint), list(signature(endpoint).parameters)
 
     @wraps(endpoint)
     def answer(*arguments: Any) -> Any:
         try:
-            return endpoint(*arguments)
+            return checked(*arguments)
+        except ValidationError as error:
+            wrong = error.errors(include_input=False, include_url=False)[0]
+            name = parameters[wrong["loc"][0]] if isinstance(wrong["loc"][0], int) else str(wrong["loc"][0])
+            raise Refusal(f"{name} cannot be used: {wrong['msg']}.", print_exception=False) from None
         except Exception as error:
             told = explain(error)
             raise Refusal(f"{told['title']} {told['text']}", print_exception=False) from None

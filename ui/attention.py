@@ -10,8 +10,9 @@ import gradio as gr
 
 from memssl_core.errors import ModelError
 from ui import wire
-from ui.context import EVENT, Context, Visit, device_words, handler, key_of
+from ui.context import EVENT, Context, Visit, device_words, handler
 from ui.facts import input_sizes
+from ui.store import key_of
 from ui.views import view
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ import gradio as gr
 
 from memssl_core import paths
 from memssl_core.errors import ModelError
+from ui.layouts import Layouts
 from ui.messages import explain
 from ui.store import Pictures, Store
 
@@ -75,6 +75,7 @@ class Context:
     runs: Path = field(default_factory=paths.runs_dir)
     pictures: Pictures = field(default_factory=Pictures)
     results: Store[bytes] = field(default_factory=lambda: Store(256_000_000, len))
+    layouts: Layouts = field(default_factory=Layouts)
     turns: Turns = field(default_factory=lambda: Turns(model=1, decode=2))
 
     @property
@@ -109,11 +110,6 @@ def told(context: Context, source: str) -> str:
 def device_words(workbench: Workbench) -> str:
     """'CPU' or 'CUDA'."""
     return workbench.device.type.upper()
-
-
-def key_of(*parts: object) -> str:
-    """A key for a result: the same parts give the same key, and an upload's handle keeps it unguessable."""
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def handler(context: Context, answer: Callable[[Context, Visit, dict], dict]) -> Callable[[Visit, gr.EventData], dict]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -13,15 +13,13 @@ from memssl_core.data.images import Frame, decode_image
 from memssl_core.data.pairs import known_pair
 from memssl_core.errors import ModelError
 from ui import wire
-from ui.context import EVENT, Context, Visit, device_words, handler, key_of
+from ui.context import EVENT, Context, Visit, device_words, handler
 from ui.facts import input_sizes
 from ui.memory import tile
-from ui.store import Picture
+from ui.store import Two, key_of
 from ui.views import view
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from analysis import Workbench
     from analysis.matches import Pair
 
@@ -33,15 +31,6 @@ CHECKS = {  # the two pictures of a check, in words
 MAX_SEED = 9999
 CROP_SHARE = 0.4  # of the short side: about what a training view keeps of a picture
 REMEMBERED = 8
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The two pictures of a question; `homography` takes px of a to px of b where it is known."""
-
-    a: Picture
-    b: Picture
-    homography: np.ndarray | None = None
 
 
 def correspondence_tab(context: Context, visit: gr.State) -> None:
@@ -87,27 +76,21 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
     return {"key": key}
 
 
-def pictures_of(context: Context, visit: Visit, asked: dict) -> Asked:
+def pictures_of(context: Context, visit: Visit, asked: dict) -> Two:
     """The pictures that a question names, or the two that its check makes of the first."""
     a = context.pictures.of_visit(str(asked.get("a")), visit)
     check: Any = asked.get("check")
     seed = asked.get("seed")
     if check is None:
-        return Asked(a, context.pictures.of_visit(str(asked.get("b")), visit))
+        return Two(a, context.pictures.of_visit(str(asked.get("b")), visit))
     if str(check) not in CHECKS or type(seed) is not int or not 0 <= seed <= MAX_SEED:
         raise ModelError(f"This check is not offered; choose one from the page, with a draw from 0 to {MAX_SEED}.")
-    made = known_pair(decode_image(a.data), check, seed)
-
-    def kept(words: str, part: Image.Image) -> Picture:
-        handle = key_of("made", a.handle, check, seed, words)
-        return context.pictures.get(handle) or context.pictures.make(handle, part, f"{a.name}, {words}")
-
-    first, second = CHECKS[check]
-    return Asked(kept(first, made.a), kept(second, made.b), made.homography)
+    with context.turns.take("decode"):
+        return context.pictures.made(a, f"{check} {seed}", lambda image: known_pair(image, check, seed), CHECKS[check])
 
 
 def answers(
-    workbench: Workbench, pictures: Asked, pair: Pair, size: int
+    workbench: Workbench, pictures: Two, pair: Pair, size: int
 ) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     """Arrays for the page, and of a check how much was right.
 
@@ -133,7 +116,7 @@ def answers(
 
 
 def known_facts(pair: Pair, homography: np.ndarray, n_valid: int) -> dict[str, Any]:
-    """Accuracy in per cent at radius 0, 1, 2 patches: of each patch's nearest one, of mutual matches, of chance."""
+    """Per cent right at radius 0, 1, 2 patches: each patch's nearest one by cosine, the two rules, chance."""
     from analysis.matches import known_accuracy
     from memssl_core.evaluation.correspondence import chance_accuracy
 
@@ -141,30 +124,32 @@ def known_facts(pair: Pair, homography: np.ndarray, n_valid: int) -> dict[str, A
     return {
         "nearest": known_accuracy(nearest, homography),
         "mutual": known_accuracy(pair.match(), homography),
+        "argmax": known_accuracy(pair.match("argmax"), homography),
         "chance": chance_accuracy(pair.frame_a, pair.frame_b, homography),
         "n_valid": n_valid,
     }
 
 
 def remember(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
-    """`asked` {model, a, b, check, seed, side, patch, size} -> {rows, box, space}: the memories nearest to the crop
-    around a patch. `box` is that crop, x0, y0, x1, y1 in 0..1 of its picture."""
+    """`asked` {model, a, b, check, seed, side, patch, layer, size} -> {rows, box, space}: the memories nearest to the
+    crop around a patch of the layer's grid. `box` is that crop, x0, y0, x1, y1 in 0..1 of its picture."""
     handle = asked.get("model") or context.opened().handle
     workbench = context.workbench(handle)
-    pictures = pictures_of(context, visit, asked)
-    side, patch, size = (asked.get(name) for name in ("side", "patch", "size"))
-    if side not in ("a", "b") or type(patch) is not int or size not in input_sizes(workbench.model.card):
+    pictures, card = pictures_of(context, visit, asked), workbench.model.card
+    side, patch, layer, size = (asked.get(name) for name in ("side", "patch", "layer", "size"))
+    if type(patch) is not int or type(layer) is not int or not 0 <= layer < card["layers"]:
+        raise ModelError("This patch is not on the picture; click one.")
+    if side not in ("a", "b") or size not in input_sizes(card):
         raise ModelError("This patch is not on the picture; click one.")
     picture = pictures.a if side == "a" else pictures.b
-    image = decode_image(picture.data)
     with context.turns.take("model"):
-        frame = workbench.features(picture.data, size)[1]
+        frame = workbench.features(picture.data, size, layer=layer)[1]
         if not 0 <= patch < frame.rows * frame.columns:
             raise ModelError("This patch is not on the picture; click one.")
         box = crop_around(frame, patch)
-        spaces = ("memory", "embedding") if workbench.model.card["projection_width"] else ("embedding",)
-        key = key_of("crop", picture.handle, box)
-        found = workbench.neighbours(image.crop(box), space=spaces[0], k=REMEMBERED, key=key)
+        crop = decode_image(picture.data).crop(box)
+        space = "memory" if card["projection_width"] else "embedding"
+        found = workbench.neighbours(crop, space=space, k=REMEMBERED, key=key_of("crop", picture.handle, box))
     rows = [tile(handle, row, score) for row, score in zip(found.rows, found.scores.tolist(), strict=True)]
     sides = (picture.width, picture.height) * 2
     return {"rows": rows, "box": [edge / side for edge, side in zip(box, sides, strict=True)], "space": found.space}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from memssl_core.errors import ModelError
-from ui.context import EVENT, Context, Visit, handler, key_of
+from ui.context import EVENT, Context, Visit, handler
+from ui.store import key_of
 from ui.views import view
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from ui.attention import attention_tab
 from ui.context import Context, Opened, Visit
 from ui.correspondence import correspondence_tab
 from ui.guard import Login, make_guard
+from ui.map import map_panel
 from ui.memory import memory_tab
 from ui.routes import add_routes
 from ui.tools import Tools, add_tools
@@ -110,8 +111,10 @@ def blocks(context: Context) -> gr.Blocks:
                 tray(context, visit, "tray-correspondence")
                 correspondence_tab(context, visit)
             with gr.Tab("Memory", id="memory"):
+                view("panels", elem_id="panels")
                 tray(context, visit, "tray-memory")
                 memory_tab(context, visit)
+                map_panel(context, visit)
             with gr.Tab("About", id="about"):
                 gr.Markdown(about(), elem_classes=["ui", "about"])
         add_endpoints(context)

@@ -12,10 +12,12 @@ from fastapi.responses import JSONResponse, Response
 
 from memssl_core.errors import MemsslError
 from ui import wire
+from ui.answers import cached, gone, npz
 from ui.facts import page_facts
 from ui.guard import make_owner_only
 from ui.header import add_model_routes
 from ui.jobs import add_job_routes
+from ui.map import add_map_routes
 from ui.publish import add_publish_routes
 from ui.remember import add_remember_routes
 from ui.store import SHOWN_PX
@@ -30,6 +32,7 @@ RESULTS = {
     "attention": ("maps", "application/octet-stream"),
     "neighbours": ("neighbours", "application/json"),
     "matches": ("matches", "application/octet-stream"),
+    "placed": ("places", "application/octet-stream"),
 }
 LOSSLESS_PX = 512  # up to here pictures travel as PNG: drawn ones have sharp edges
 
@@ -91,6 +94,7 @@ def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> 
     owners = APIRouter(dependencies=[Depends(make_owner_only(context.public))])
     for add_more in (add_job_routes, add_remember_routes, add_publish_routes):
         add_more(owners, context)
+    add_map_routes(api, owners, context)
     api.include_router(owners)
     app.include_router(api)
 
@@ -104,26 +108,6 @@ def add_result(api: APIRouter, context: Context, kind: str, noun: str, media_typ
         if data is None:
             return gone(f"These {noun} are no longer kept here; choose the picture again.")
         return cached(request, key, lambda: (data, media_type))
-
-
-def npz(name: str, **arrays: object) -> Response:
-    file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-    headers = {"Content-Disposition": f'attachment; filename="{name}.npz"'}
-    return Response(file.getvalue(), media_type="application/octet-stream", headers=headers)
-
-
-def gone(sentence: str, status: int = 410) -> JSONResponse:
-    return JSONResponse({"error": sentence}, status_code=status)
-
-
-def cached(request: Request, key: str, make: Callable[[], tuple[bytes, str]]) -> Response:
-    """`make()` gives bytes and media type; a browser that holds this key already gets 304."""
-    headers = {"ETag": f'"{key}"', "Cache-Control": "private, max-age=86400"}
-    if request.headers.get("if-none-match") == headers["ETag"]:
-        return Response(status_code=304, headers=headers)
-    data, media_type = make()
-    return Response(data, media_type=media_type, headers={**headers, "X-Content-Type-Options": "nosniff"})
 
 
 def encode(image: Image.Image, side: int) -> tuple[bytes, str]:

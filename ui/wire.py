@@ -11,7 +11,7 @@ import numpy as np
 
 MAGIC = b"MSAT"
 VERSION = 2
-KINDS = ("float32", "float16", "int32", "uint8")
+KINDS = ("float32", "float16", "int32", "uint16", "uint8")
 _FIXED = struct.Struct("<4sB3xI")  # magic, version, length of the JSON that follows
 
 

@@ -29,6 +29,7 @@ from memssl_core.model.positions import Positions
 FORMAT_VERSION = 1
 CONFIG, BACKBONE, HEAD, STUDENT = "config.json", "model.safetensors", "head.safetensors", "student.safetensors"
 MEMORY, TABLE, CARD = "memory.safetensors", "memory.parquet", "README.md"
+MAP = "map.parquet"  # of the slots, see `maps.py`; not hashed
 HASHED = (CONFIG, BACKBONE, HEAD, STUDENT, MEMORY, TABLE)
 
 MAX_CONFIG_BYTES = 1 << 20

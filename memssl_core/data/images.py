@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import warnings
@@ -72,6 +73,23 @@ def read_file(path: Path) -> bytes:
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         pass
     raise ImageError("This file cannot be opened. Check that it exists and may be read.")
+
+
+def picture_key(image: ImageSource) -> str:
+    """SHA-256 of a picture as it was handed in: the file's bytes, or the pixels with their shape and type."""
+    if isinstance(image, str | Path):
+        path = Path(image)
+        readable = path.is_file() and path.stat().st_size <= MAX_BYTES
+        image = path.read_bytes() if readable else decode_image(image)  # which says what is wrong with it
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    if isinstance(image, Image.Image):
+        is_plain = image.mode == "RGB" and not image.getexif() and "icc_profile" not in image.info
+        image = np.asarray(image if is_plain else decode_image(image))
+    if not isinstance(image, np.ndarray):
+        raise ImageError("An open file can be read only once; hand over its bytes or its path.")
+    header = f"{image.shape} {image.dtype}".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def picture_suffixes() -> frozenset[str]:

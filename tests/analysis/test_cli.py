@@ -50,12 +50,56 @@ def test_neighbours(workbench, folder, picture_file, tmp_path, capsys):
     assert "4 nearest slots in embedding space" in capsys.readouterr().out
 
 
+def test_matches(workbench, folder, picture_file, tmp_path, capsys):
+    words = ["match", str(picture_file), str(picture_file), "--model", str(folder), "--size", "64", "--n", "7"]
+    assert cli.main([*words, "--json", "--out", str(tmp_path / "pair.png")]) == 0
+    assert json.loads(capsys.readouterr().out) == workbench.match(picture_file, picture_file, n=7, size=64).summary()
+    assert decode_image(tmp_path / "pair.png").width > 1200
+    assert (
+        cli.main([*words, "--facet", "value", "--layer", "0", "--no-position", "--out", str(tmp_path / "p.csv")]) == 0
+    )
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 8
+    assert capsys.readouterr().out.startswith("7 matches, value of layer 0, rule mutual")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_check_counts_all_matches_however_few_are_shown(folder, picture_file, capsys, seed):
+    words = [
+        "match",
+        str(picture_file),
+        "--check",
+        "crops",
+        "--seed",
+        str(seed),
+        "--model",
+        str(folder),
+        "--size",
+        "64",
+    ]
+    told = []
+    for shown in ([], ["--n", "1"]):
+        assert cli.main([*words, *shown]) == 0
+        told.append(capsys.readouterr().out.splitlines()[-1])
+    assert told[0] == told[1] and told[0].startswith("of all matches right: ")
+    assert cli.main([*words, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["accuracy"]) == {
+        "acc@0",
+        "acc@1",
+        "acc@2",
+        "end_point_px",
+        "coverage",
+    }
+
+
 @pytest.mark.parametrize(
     "words, sentence",
     [
         (["attention", "absent.png", "--model", "random:vit_tiny_patch16_224"], "absent.png"),
         (["attention", "absent.png", "--model", "ftp:x/y"], "give one of"),
         (["attention", "x.png", "--out", "x.gif"], "x.gif has an ending"),
+        (["match", "x.png"], "name a second one"),
+        (["match", "x.png", "y.png", "--check", "crops"], "name a second one"),
+        (["match", "x.png", "y.png", "--out", "x.npz"], "x.npz has an ending"),
         (["neighbours", "absent.png", "--model", "random:vit_tiny_patch16_224"], "no memory"),
         (["attention", "x.png", "--query", "dog", "--model", "random:vit_tiny_patch16_224"], "'dog' is no query"),
     ],

@@ -66,7 +66,7 @@ def test_a_stage_has_a_map_of_its_own(swin, picture):
 @pytest.mark.parametrize(
     "wrong, sentence",
     [({"layer": 4}, "stages 0 to 3"), ({"layer": -5}, "stages 0 to 3"), ({"facet": "key"}, "no key facet"),
-     ({"facet": "soul"}, "no facet 'soul'"), ({"layer": 0, "size": 1024}, "Stage 0 has 256×256 cells")],
+     ({"facet": "soul"}, "no facet 'soul'"), ({"layer": 0, "size": 1024}, "Layer 0 has 256×256 cells")],
 )  # fmt: skip
 def test_what_a_model_does_not_have_is_said(swin, picture, wrong, sentence):
     with pytest.raises(ModelError, match=sentence):

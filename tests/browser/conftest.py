@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
+from browser.map_board import MOUNT, Board
 from browser.server import Server
 from browser.small_bundle import write_small_bundle
 from playwright.sync_api import Browser, Page, Route, expect
@@ -76,3 +77,32 @@ def visit(browser: Browser, server: str) -> Iterator[Callable[..., Watched]]:
     for watched in opened:
         watched.page.context.close()
         watched.assert_quiet()
+
+
+@pytest.fixture
+def board(browser: Browser, server: str) -> Iterator[Callable[..., Board]]:
+    opened: list[Watched] = []
+
+    def mount(*, width: int = 800, height: int = 600, dark: bool = False, **options) -> Board:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        watched = watch(context.new_page())
+        opened.append(watched)
+        watched.page.goto(f"{server}healthz")  # a page of the same origin, without the app
+        watched.page.evaluate(MOUNT)
+        watched.page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+        return Board(watched.page)
+
+    yield mount
+    for watched in opened:
+        watched.page.context.close()
+        watched.assert_quiet()
+
+
+@pytest.fixture(scope="module")
+def functions(browser: Browser, server: str) -> Iterator[Page]:
+    """One page for all tests of pure functions."""
+    page = browser.new_page()
+    page.goto(f"{server}healthz")
+    page.evaluate(MOUNT)
+    yield page
+    page.close()

@@ -202,8 +202,8 @@ def test_checks_with_known_answers(pair, name: str):
         [float(cell.removesuffix(" %")) for cell in row.locator("td").all_inner_texts()[1:]]
         for row in known.locator("tbody tr").all()
     ]
-    assert len(figures) == 3 and all(0 <= a <= b <= c <= 100 for a, b, c in figures)
-    assert 0 < figures[2][0] < 10  # chance
+    assert len(figures) == 4 and all(0 <= a <= b <= c <= 100 for a, b, c in figures)
+    assert 0 < figures[3][0] < 10  # chance
     head = page.locator("section[aria-label='Strongest matches'] th")
     expect(head.last).to_have_text("Off by")
     if name == "Mirrored A":
@@ -300,6 +300,61 @@ def test_two_models_side_by_side(pair):
     page.get_by_label("Compare with").fill("")
     page.get_by_label("Compare with").press("Enter")
     expect(page.locator(".pair:visible")).to_have_count(1)
+
+
+def test_a_pin_goes_with_its_picture_and_to_its_place_on_another_grid(pair):
+    page = pair("&img=chelsea&img_b=lion").page
+    click_patch(page, "b", 0.6, 0.3)
+    expect(page.locator(".memories:not(.old) img")).to_have_count(8)
+    before = [image.get_attribute("src") for image in page.locator(".memory img").all()]
+    page.get_by_label("Input size", exact=True).last.select_option("64")  # 8×8 patches in place of 16×16
+    expect(page.locator(".legend span").last).to_have_text("patch 2, 4 of B")
+    page.get_by_role("button", name="Swap").click()
+    expect(page.locator(".stage.a .tag").first).to_have_text("A · lion.jpg")
+    expect(page.locator(".legend span").last).to_have_text("patch 2, 4 of A")
+    page.locator(f"{TRAY} .pics button[title='chelsea.png']").click()  # the tray fills B, which holds it already
+    page.get_by_role("group", name="The tray fills").get_by_role("button", name="A").click()
+    page.locator(f"{TRAY} .pics button[title='coffee.png']").click()
+    expect(page.locator(".stage.a .tag").first).to_have_text("A · coffee.png")
+    expect(page.get_by_text("Click a patch: the part of the picture")).to_be_visible()
+    assert "patch" not in link(page) and len(before) == 8
+
+
+def test_two_models_that_both_refuse_are_not_asked_again(pair):
+    page = (watched := pair("&model=random:resnet10t&img=chelsea&img_b=lion&size=704&layer=-1")).page
+    page.get_by_label("Compare with").fill("random:resnet18")
+    page.get_by_label("Compare with").press("Enter")
+    expect(page.locator(".pairs .caption").nth(1)).to_contain_text("resnet18", timeout=30_000)
+    page.get_by_label("Layer").select_option(label="Stage 1")
+    expect(page.locator(f"{TRAY} .note")).to_contain_text("cells here")
+    page.wait_for_timeout(1500)
+    before = len(watched.requests)
+    page.wait_for_timeout(2000)
+    asked = [url for url in watched.requests[before:] if "heartbeat" not in url]
+    assert asked == []
+
+
+def test_a_link_waits_for_the_model_it_names(pair):
+    page = pair(
+        "&model=random:vit_base_patch14_dinov2@5&img=chelsea&img_b=lion&layer=-11&facet=value&side=b&patch=21"
+    ).page
+    expect(page.locator("button.model")).to_contain_text("vit_base_patch14_dinov2", timeout=60_000)
+    expect(page.get_by_label("Layer")).to_have_value("-11")
+    expect(page.get_by_label("Facet")).to_have_value("value")
+    assert (link(page)["side"], link(page)["patch"]) == ("b", "21")
+
+
+ODD = ("layer=99", "layer=3.7", "check=crops&seed=-1", "check=constructor", "rule=toString", "front=constructor")
+ODD += ("n=-5", "mode=heat&side=a&patch=2.5", "size=1e9", "min=NaN")
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_links_show_the_ordinary_view(pair, odd: str):
+    page = pair(f"&img=chelsea&img_b=lion&{odd}").page
+    settled(page)
+    if "heat" not in odd:
+        assert counted(page)[0] > 0
+    assert page.locator(f"{TRAY} .note").count() == 0
 
 
 def test_a_model_of_feature_maps_matches_its_cells(pair):

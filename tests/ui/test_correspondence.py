@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,13 +16,15 @@ from browser.pictures import photo, upload
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from memssl_core.bundle.table import MemoryTable
 from memssl_core.data.images import Frame, decode_image
 from memssl_core.data.pairs import known_pair
 from memssl_core.evaluation.correspondence import true_patches
 from ui import wire
-from ui.context import Context, handler
-from ui.correspondence import CHECKS, crop_around, remember, show
+from ui.context import Context, handler, open_source
+from ui.correspondence import CHECKS, crop_around, pictures_of, remember, show
 from ui.page import build
+from ui.store import Pictures
 
 
 def ask(**changed) -> dict[str, Any]:
@@ -120,6 +124,49 @@ def test_the_memories_of_a_crop_are_those_of_the_crop(context: Context):
         assert "not on the picture" in spoken["error"]["text"], wrong
 
 
+def test_the_crop_is_that_of_the_layer_that_is_shown(tmp_path: Path):
+    """The cells of a convolutional model's stages differ in size."""
+    opened = open_source("random:resnet10t", "cpu")
+    workbench = opened.models[opened.handle]
+    model = replace(workbench.model, memory=resnet_memory())
+    workbench.model = model
+    workbench.model.card.update(memory_slots=8, has_embeddings=True)
+    ready: Future = Future()
+    ready.set_result(opened)
+    context = Context("resnet", ready)
+    for layer in (2, 4):
+        frame = workbench.features(data_of(context, "chelsea"), 176, facet="token", layer=layer)[1]
+        for patch in (0, frame.rows * frame.columns - 1):
+            told = remember(context, (), ask(side="a", patch=patch, layer=layer, size=176))
+            x, y = frame.centre_of(patch)
+            x0, y0, x1, y1 = told["box"]
+            assert x0 <= (x + 0.5) / frame.width <= x1 and y0 <= (y + 0.5) / frame.height <= y1, (layer, patch)
+
+
+def resnet_memory() -> MemoryTable:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(8, 512))
+    return MemoryTable(
+        vectors=rows / np.linalg.norm(rows, axis=1, keepdims=True), cursor=0, written=8, image_id=np.arange(8),
+        uri=["a"] * 8, label=np.zeros(8), class_name=["a"] * 8, step=np.arange(8), box=np.zeros((8, 4)),
+        thumbnails=[b""] * 8,
+    )  # fmt: skip
+
+
+def test_checks_throw_out_no_upload_and_go_with_their_picture(context: Context, monkeypatch: pytest.MonkeyPatch):
+    pictures = Pictures(max_bytes=4_000_000, max_made_bytes=4_000_000)
+    others = pictures.add(upload(photo(320, 240, 1), "others.png", "PNG")["buffer"], "others.png")
+    mine = pictures.add(upload(photo(320, 240, 2), "mine.png", "PNG")["buffer"], "mine.png")
+    object.__setattr__(context, "pictures", pictures)
+    made = [pictures_of(context, (mine.handle,), ask(a=mine.handle, check="crops", seed=seed)) for seed in range(20)]
+    assert pictures.get(others.handle) and pictures.get(mine.handle)
+    assert pictures.get(made[0].a.handle) is None and pictures.get(made[-1].b.handle) is made[-1].b
+    monkeypatch.setattr("ui.store.decode_image", None)  # a check that is kept is not made again
+    assert pictures_of(context, (mine.handle,), ask(a=mine.handle, check="crops", seed=19)) is made[-1]
+    pictures.drop((mine.handle,))
+    assert pictures.get(made[-1].a.handle) is None and pictures.get(others.handle)
+
+
 @pytest.mark.parametrize("width, height", [(200, 100), (100, 200), (9, 9), (640, 16)])
 def test_the_crop_lies_inside_and_holds_its_patch(width: int, height: int):
     frame = Frame(width, height, 4, 8, 8, 64 / width, 32 / height)
@@ -151,3 +198,20 @@ def test_the_endpoint_gives_points_and_scores(context: Context, ready: Future, t
         (told,) = call(client, "match", *(send(client, file) for file in files), None, "argmax", "value", 1, 5, 64)
     found = context.workbench().match(files[0]["buffer"], files[1]["buffer"], "argmax", "value", 1, 5, 64)
     assert told == found.summary() and len(told["scores"]) == 5
+
+
+OTHER_KINDS = [{"n": "abc"}, {"n": 1.5}, {"layer": "x"}, {"size": [1]}, {"model": ["x"]}, {"rule": "best"}]
+
+
+@pytest.mark.parametrize("wrong", OTHER_KINDS, ids=str)
+def test_values_of_another_kind_are_named(context: Context, ready: Future, tmp_path, monkeypatch, wrong: dict):
+    from tests.ui.test_routes import send
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with TestClient(build(ready, source="small"), base_url=HERE) as client:
+        image = send(client, upload(photo(64, 64), "a.png", "PNG"))
+        plain = {"image_a": image, "image_b": image, "model": None, "rule": "mutual", "facet": None, "layer": None}
+        plain |= {"n": 5, "size": 32}
+        begun = client.post("/gradio_api/call/match", json={"data": list((plain | wrong).values())}).json()
+        text = client.get(f"/gradio_api/call/match/{begun['event_id']}").text
+    assert next(iter(wrong)) in text and "log names it" not in text and "Traceback" not in text

@@ -21,12 +21,13 @@ from memssl_core.errors import HubError, ModelError
 from memssl_core.jobs import JobFolder
 from memssl_core.sources import open_model
 from ui.attention import show as show_attention
-from ui.context import Context, Opened, key_of
+from ui.context import Context, Opened
 from ui.examples import examples
 from ui.header import bring, open_for
 from ui.memory import show
 from ui.openings import Opening
 from ui.page import build
+from ui.store import key_of
 
 TINY = "random:test_vit"
 

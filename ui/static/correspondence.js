@@ -5,14 +5,14 @@ import { get } from "./ask.js";
 import { cividis, drawRamp, viridis } from "./colormap.js";
 import { commandLine, count, h, icon, note, save, seconds, segmented, shellWord, slider, toggle } from "./dom.js";
 import { framed } from "./frame.js";
-import { histogram, inFront, offBy } from "./matching.js";
-import { bring } from "./opening.js";
+import { inFront, offBy } from "./matching.js";
+import { bring, opening } from "./opening.js";
 import { heatOf, pairView } from "./pairs.js";
 import { doors, session, whileVisible, writeLink } from "./session.js";
 import { drawHistogram, drawTable, memoryTiles } from "./tables.js";
 import { unpack } from "./wire.js";
 
-const LOST_MS = 60_000;
+const LOST_MS = 30_000;
 const TABLE_ROWS = 10;
 const RULES = { mutual: "Mutual", argmax: "One way" };
 const FRONTS = { none: "All", attention: "Attended", pca: "1st component" };
@@ -31,7 +31,6 @@ export function mount({ element, props, trigger, watch }) {
   let linked = session.link.get("tab") === "correspondence" ? session.link : null; // not yet restored
   let offered = null; // the model whose features and sizes are offered
   let crop = null; // {side, patch, rows, box} of the memories on screen, or {side, patch} while they are on their way
-  let refused = null;
   const hear = (view) => ({
     hover: (side, patch) => { if (look.mode === "heat" && look.hover?.patch !== patch) setHover(view, side, patch); },
     pick: (side, patch) => pin(view, side, patch),
@@ -41,7 +40,7 @@ export function mount({ element, props, trigger, watch }) {
   const views = [];
   for (let i = 0; i < 2; i++) {
     const ears = Object.fromEntries(["hover", "pick", "line", "key"].map((name) => [name, (...given) => hear(views[i])[name](...given)]));
-    views.push(Object.assign(pairView(ears), { asked: null, shown: null, caption: h("div", { class: "caption meta" }) }));
+    views.push(Object.assign(pairView(ears), { asked: null, shown: null, refused: null, caption: h("div", { class: "caption meta" }) }));
   }
   const [main, beside] = views;
   const active = () => (otherModel ? views : [main]);
@@ -63,7 +62,7 @@ export function mount({ element, props, trigger, watch }) {
   const front = segmented("Foreground", Object.entries(FRONTS), look.front, (name) => { look.front = name; draw(); });
   const facet = h("select", { "aria-label": "Facet", onchange: () => { look.facet = facet.value; wish(); } });
   const layer = h("select", { "aria-label": "Layer", onchange: () => { look.layer = Number(layer.value); wish(); } });
-  const sizes = h("select", { "aria-label": "Input size", onchange: () => { look.size = Number(sizes.value); unpin(); wish(); } });
+  const sizes = h("select", { "aria-label": "Input size", onchange: () => { look.size = Number(sizes.value); wish(); } });
   const place = toggle("Take position out", false, (on) => { look.position = !on; wish(); });
   const check = segmented("Pictures", Object.entries(CHECKS), look.check, (name) => { look.check = name; unpin(); wish(); });
   const redraw = h("button", { type: "button", class: "btn small", onclick: () => { look.seed = (look.seed + 1) % 10_000; unpin(); wish(); } }, "Another draw");
@@ -103,10 +102,12 @@ export function mount({ element, props, trigger, watch }) {
   function ask(event, question, isWanted) {
     const answered = turn.then(() => new Promise((done) => {
       if (!isWanted()) { done(null); return; }
-      waiting.set(++tickets, done);
-      trigger(event, { ...question, ticket: tickets });
+      const ticket = ++tickets;
+      waiting.set(ticket, done);
+      trigger(event, { ...question, ticket });
+      setTimeout(() => done({ error: { title: "The server did not answer.", text: "Try again." } }), LOST_MS);
     }));
-    turn = Promise.race([answered, new Promise((done) => setTimeout(done, LOST_MS))]);
+    turn = answered;
     return answered;
   }
   watch("value", () => {
@@ -118,15 +119,21 @@ export function mount({ element, props, trigger, watch }) {
   function questionFor(model) {
     const { a, b } = session.pair;
     const made = session.isMade;
-    return {
-      model: model.handle, a, b: made ? a : b, check: made ? look.check : null, seed: look.seed,
-      facet: model.facets.includes(look.facet) ? look.facet : "token", layer: Math.max(0, model.layers + look.layer),
-      position: look.position, size: model.sizes.some(([px]) => px === look.size) ? look.size : model.size,
-    };
+    return { model: model.handle, a, b: made ? a : b, check: made ? look.check : null, seed: look.seed, position: look.position, ...featuresOf(model) };
+  }
+  // what was chosen, or, where nothing was or the model has no such, its own default
+  function featuresOf(model) {
+    const { facet: usual, layer: usualLayer } = model.match;
+    const from = look.layer === null || model.layers + look.layer < 0 ? usualLayer : look.layer;
+    return { facet: model.facets.includes(look.facet) ? look.facet : usual, layer: model.layers + from, size: model.sizes.some(([px]) => px === look.size) ? look.size : model.size };
   }
 
   function wish() {
     const { model } = session.facts;
+    if (linked && session.link.has("model") && session.link.get("model") !== model?.source && opening.now) {
+      showState(); // the model of the link is still on its way
+      return;
+    }
     if (session.ready && session.pair.a && session.pair.b) {
       offer(model);
       const made = look.check !== "none";
@@ -144,7 +151,7 @@ export function mount({ element, props, trigger, watch }) {
   async function bringPair(view, model) {
     const question = questionFor(model);
     const name = JSON.stringify(question);
-    if (name === (view.asked ?? view.shown)?.name || (session.problem && refused === name)) return;
+    if (name === (view.asked ?? view.shown)?.name || (session.problem && view.refused === name)) return;
     const mine = view.asked = { name, question, since: performance.now() };
     showState();
     const answer = await ask("asked", question, () => view.asked === mine);
@@ -162,7 +169,7 @@ export function mount({ element, props, trigger, watch }) {
     } catch (error) {
       if (view.asked !== mine) return;
       view.asked = null;
-      refused = name;
+      view.refused = name;
       session.fail(error.title ? error : { title: "The matches did not arrive.", text: error.message || "Try again." });
     }
     showState();
@@ -178,13 +185,23 @@ export function mount({ element, props, trigger, watch }) {
     const frames = { a: framed(facts.frame_a), b: framed(facts.frame_b) };
     const names = { a: nameOf(facts.pictures[0]), b: nameOf(facts.pictures[1]) };
     const same = facts.pictures[0].handle === facts.pictures[1].handle;
+    const before = view.result;
     view.show({ model, key, facts, arrays, frames, names, same, width: shapes.a[1], photos: { a: photoA, b: photoB } });
-    look.line = null;
     if (view === main) {
-      if (look.pin && !(look.pin.patch < frames[look.pin.side].rows * frames[look.pin.side].columns)) unpin();
-      if (look.pin) wake();
+      look.line = look.hover = null;
+      look.pin = kept(look.pin, before, view.result);
+      wake();
     }
     draw();
+  }
+  // a pin goes where its picture goes, at the same place whatever the grid; with another picture it is gone
+  function kept(pin, before, after) {
+    if (!pin) return null;
+    if (!before) return pin.patch < after.frames[pin.side].rows * after.frames[pin.side].columns ? pin : null;
+    const handle = (result, side) => result.facts.pictures[side === "a" ? 0 : 1].handle;
+    const was = handle(before, pin.side);
+    const side = handle(after, pin.side) === was ? pin.side : ["a", "b"].find((one) => handle(after, one) === was);
+    return side ? inOther(pin, before, { ...after, frames: { ...after.frames, [pin.side]: after.frames[side] } }, side) : null;
   }
 
   const nameOf = (picture) => session.pictures.find((one) => one.handle === picture.handle)?.name ?? picture.name;
@@ -194,10 +211,7 @@ export function mount({ element, props, trigger, watch }) {
     if (offered === model.handle) return;
     offered = model.handle;
     if (linked) restore(model);
-    const { facet: wanted, layer: from } = model.match;
-    if (!model.facets.includes(look.facet)) look.facet = wanted;
-    if (look.layer === null || model.layers + look.layer < 0) look.layer = from;
-    if (!model.sizes.some(([px]) => px === look.size)) look.size = model.size;
+    const wanted = model.match.facet;
     const option = (value, words) => h("option", { value }, words);
     const noun = model.layer_noun === "block" ? "Block" : "Stage";
     facet.replaceChildren(...model.facets.map((name) => option(name, { token: "Tokens", key: "Keys", query: "Queries", value: "Values" }[name] + (name === wanted ? " (default)" : ""))));
@@ -207,9 +221,11 @@ export function mount({ element, props, trigger, watch }) {
     listModels();
   }
   function showSettings() {
-    facet.value = look.facet;
-    layer.value = String(look.layer);
-    sizes.value = String(look.size);
+    const { model } = session.facts;
+    const now = featuresOf(model);
+    facet.value = now.facet;
+    layer.value = String(now.layer - model.layers);
+    sizes.value = String(now.size);
     place.firstChild.checked = !look.position;
     for (const [choice, value] of [[mode, look.mode], [rule, look.rule], [front, look.front], [check, look.check]]) choice.press(value);
     lines.value = look.lines;
@@ -246,19 +262,21 @@ export function mount({ element, props, trigger, watch }) {
   // ---- the address leads back to what is on screen
   const LINKED = { mode: "mode", rule: "rule", lines: "n", low: "min", front: "front", facet: "facet", layer: "layer", size: "size", check: "check", seed: "seed", leave: "leave" };
   function restore(model) {
-    const number = (text) => (text !== null && Number.isFinite(Number(text)) ? Number(text) : null);
-    const one = (name, from) => { const text = linked.get(name); return text !== null && text in from ? text : null; };
+    const number = (text, low, high) => { const n = Number(text); return text !== null && text !== "" && Number.isInteger(n) && n >= low && n <= high ? n : null; };
+    const one = (name, from) => { const text = linked.get(name); return Object.hasOwn(from, text ?? "") ? text : null; };
     const read = { mode: one("mode", { matches: 1, heat: 1 }), rule: one("rule", RULES), front: one("front", FRONTS), check: one("check", CHECKS), facet: linked.get("facet") };
-    for (const name of ["lines", "low", "layer", "size", "seed", "leave"]) read[name] = number(linked.get(LINKED[name]));
+    for (const [name, low, high] of [["lines", 1, 400], ["layer", -model.layers, model.layers - 1], ["size", 1, 16384], ["seed", 0, 9999], ["leave", 0, 8]]) read[name] = number(linked.get(LINKED[name]), low, high);
+    const score = Number(linked.get("min") ?? NaN);
+    if (Math.abs(score) <= 1) read.low = score;
     for (const [name, value] of Object.entries(read)) if (value !== null) look[name] = value;
     look.layer = look.layer !== null && look.layer >= 0 ? look.layer - model.layers : look.layer;
     look.position = linked.get("position") !== "out";
-    const patch = number(linked.get("patch"));
-    if (patch !== null && patch >= 0) look.pin = { side: linked.get("side") === "b" ? "b" : "a", patch };
+    const patch = number(linked.get("patch"), 0, 65535);
+    if (patch !== null) look.pin = { side: linked.get("side") === "b" ? "b" : "a", patch };
   }
   function keepLink() {
     if (element.offsetParent === null) return;
-    const plain = { ...first(), facet: session.facts.model.match.facet, layer: session.facts.model.match.layer, size: session.facts.model.size };
+    const plain = first();
     const values = Object.fromEntries(Object.entries(LINKED).map(([name, key]) => [key, look[name] === plain[name] ? null : look[name]]));
     if (look.check === "none") values.seed = null;
     writeLink({ tab: "correspondence", img: session.pair.a, img_b: look.check === "none" ? session.pair.b : null, ...values,
@@ -285,13 +303,12 @@ export function mount({ element, props, trigger, watch }) {
     const kept = look.low === null ? all : all.filter((match) => scores[match] >= look.low - 1e-6);
     return { patches, scores, all, kept, shown: kept.slice(0, look.lines) };
   }
-  // a patch of one view at the same place in another, whose grid may differ
-  function inView(view, asked) {
-    if (!asked || !main.result) return null;
-    if (view === main) return asked;
-    const [x0, y0, x1, y1] = main.result.frames[asked.side].box(asked.patch);
-    const patch = view.result.frames[asked.side].at((x0 + x1) / 2, (y0 + y1) / 2);
-    return patch === null ? null : { side: asked.side, patch };
+  // a patch at the same place in another result, whose grid may differ; null where none is
+  function inOther(asked, from, to, side = asked?.side) {
+    if (!asked || from === to) return asked;
+    const [x0, y0, x1, y1] = from.frames[asked.side].box(asked.patch);
+    const patch = to.frames[asked.side].at((x0 + x1) / 2, (y0 + y1) / 2);
+    return patch === null ? null : { side, patch };
   }
 
   function draw() {
@@ -304,21 +321,22 @@ export function mount({ element, props, trigger, watch }) {
   function drawView(view) {
     const { result } = view;
     const found = matchesOf(result);
-    const asked = look.mode === "heat" ? inView(view, query()) : null;
+    const asked = look.mode === "heat" ? inOther(query(), main.result, result) : null;
     const heat = asked && scaled(heatOf(result, asked, look.leave));
     view.draw({ mode: look.mode, ...found, low: lowestOf(found), line: view === main ? look.line : null, query: asked, heat,
       crop: view === main && look.mode === "heat" && crop?.box && isPinned(crop) ? crop : null, truth: result.arrays.true ?? null });
     const device = `${seconds(result.facts.time_s)} on ${result.facts.device}`;
-    view.caption.replaceChildren(...(otherModel ? [h("b", {}, result.model.name), ` ${RULES[look.rule].toLowerCase()}, ${found.shown.length} of ${found.all.length} matches · ${device}`] : []));
+    view.caption.replaceChildren(...(otherModel ? [h("b", {}, result.model.name), ` ${result.model.layer_noun} ${result.facts.layer + 1}, ${result.facts.size} px · ${RULES[look.rule].toLowerCase()}, ${found.shown.length} of ${found.all.length} matches from ${lowestOf(found).toFixed(3)}${rightWords(result.facts.known)} · ${device}`] : []));
     return view === main ? heat : null;
   }
   const leastOf = ({ scores }, matches) => (matches.length ? Math.min(...matches.map((match) => scores[match])) : 0);
-  const lowestOf = (found) => leastOf(found, found.shown); // colours go from here to 1
+  const lowestOf = (found) => Math.min(0.99, leastOf(found, found.shown)); // colours go from here to 1
   function scaled(heat) { // its own range, the lowest twentieth cut: cosines of patches lie close together
     const values = heat.order.map((patch) => heat.values[patch]);
     return { ...heat, high: values[0] ?? 1, low: values[Math.floor(0.95 * (values.length - 1))] ?? 0 };
   }
-  const isPinned = (what) => look.pin && what.side === look.pin.side && what.patch === look.pin.patch;
+  const rightWords = (known) => (known && known[look.rule]["acc@1"] !== null ? ` · ${known[look.rule]["acc@1"].toFixed(0)} % right within 1` : "");
+  const isPinned = (what) => look.pin && what.of === main.shown?.name && what.side === look.pin.side && what.patch === look.pin.patch;
   const spot = (frame, patch) => `${Math.floor(patch / frame.columns)}, ${patch % frame.columns}`;
 
   function say(heat) {
@@ -340,12 +358,11 @@ export function mount({ element, props, trigger, watch }) {
     told.textContent = `${RULE_WORDS[look.rule]} ${arrays.true ? "Dashed lines are off by more than one patch, or end where B shows nothing. " : ""}No loss of this method is on patches: what they match is a by-product of training. ` +
       `Pictures are read whole: ${grids.join("; ")}. ${seconds(facts.time_s)} on ${facts.device}.`;
     for (const [name, words] of Object.entries(FRONTS)) front.button(name).title = words;
-    front.button("attention").disabled = Boolean(result.model.no_attention);
     showKnown(facts.known);
     const whose = otherModel ? ` · ${result.model.name}` : "";
     const words = (i, patches) => [spot(frames.a, patches[2 * i]), spot(frames.b, patches[2 * i + 1])];
     if (look.mode === "matches") {
-      drawHistogram(chart, { title: `Scores of all ${noun}`, scores: found.all.map((match) => found.scores[match]), low: shownLow, count: found.kept.length, meta: `cosine${whose}` });
+      drawHistogram(chart, { title: `Scores of all ${noun}`, scores: found.all.map((match) => found.scores[match]), low: lowestOf(found), count: found.shown.length, meta: `cosine${whose}` });
       const off = (match) => (arrays.true ? offBy(found.patches, match, arrays.true, frames.b.columns) : null);
       drawTable(table, {
         title: "Strongest matches", meta: `patch row, column${whose}`, head: ["Rank", "A", "B", "Cosine", ...(arrays.true ? ["Off by"] : [])],
@@ -375,12 +392,16 @@ export function mount({ element, props, trigger, watch }) {
   function showKnown(figures) {
     redraw.hidden = look.check === "none" || look.check === "mirror";
     known.hidden = !figures;
+    swap.disabled = Boolean(figures);
+    for (const button of fills.node.children) button.disabled = Boolean(figures);
+    for (const control of [low.input, lines.input, ...rule.node.children, ...front.node.children]) control.disabled = look.mode === "heat";
+    if (main.result.model.no_attention) front.button("attention").disabled = true;
     if (!figures) return;
     const cells = (name) => ["acc@0", "acc@1", "acc@2"].map((key) => { const value = figures[name][key]; return value === null ? "none" : `${value.toFixed(value < 10 ? 1 : 0)} %`; });
     const cover = figures.mutual.coverage;
     drawTable(known, {
       title: "Right by the known answer", meta: `of ${count(figures.n_valid)} patches that B shows`, head: ["Within", "0 patches", "1", "2"],
-      rows: [["Nearest patch", ...cells("nearest")], [`Mutual, ${cover.toFixed(0)} % covered`, ...cells("mutual")], ["Chance", ...cells("chance")]],
+      rows: [["Nearest patch", ...cells("nearest")], [`Mutual, ${cover.toFixed(0)} % covered`, ...cells("mutual")], ["One way, as drawn", ...cells("argmax")], ["Chance", ...cells("chance")]],
     });
   }
 
@@ -391,16 +412,16 @@ export function mount({ element, props, trigger, watch }) {
       const give = session.facts.public ? null : h("button", { type: "button", class: "btn", onclick: () => doors.remember() }, "Give it a memory");
       memoryTiles(table, { ...parts, meta: "", text: "This model has no memory.", action: give });
     } else if (!look.pin) memoryTiles(table, { ...parts, text: "Click a patch: the part of the picture around it is compared with the memory." });
-    else memoryTiles(table, { ...parts, rows: crop && isPinned(crop) ? crop.rows : null, old: crop?.rows, problem: crop?.problem });
+    else memoryTiles(table, { ...parts, rows: crop && isPinned(crop) ? crop.rows : null, old: crop?.rows ?? crop?.old, problem: crop?.problem });
   }
   async function wake() { // the memories nearest to the crop around the pinned patch
     if (!look.pin || !main.result?.model.memory || (crop && isPinned(crop))) return;
     const { side, patch } = look.pin;
-    const mine = crop = { ...crop, side, patch, box: null, rows: null, problem: null };
-    const { question } = main.shown;
+    const { question, name: of } = main.shown;
+    const mine = crop = { ...crop, of, side, patch, box: null, old: crop?.rows ?? crop?.old, rows: null, problem: null };
     const answer = await ask("remembered", { ...question, side, patch }, () => crop === mine);
     if (crop !== mine || !answer) return;
-    crop = answer.error ? { side, patch, problem: answer.error } : { side, patch, ...answer };
+    crop = answer.error ? { of, side, patch, problem: answer.error } : { of, side, patch, ...answer };
     draw();
   }
 
@@ -414,19 +435,13 @@ export function mount({ element, props, trigger, watch }) {
 
   // ---- choosing
   function setHover(view, side, patch) {
-    look.hover = patch === null || !view.result ? null : toMain(view, { side, patch });
+    look.hover = patch === null || !view.result ? null : inOther({ side, patch }, view.result, main.result);
     draw();
-  }
-  function toMain(view, { side, patch }) {
-    if (view === main) return { side, patch };
-    const [x0, y0, x1, y1] = view.result.frames[side].box(patch);
-    const at = main.result.frames[side].at((x0 + x1) / 2, (y0 + y1) / 2);
-    return at === null ? null : { side, patch: at };
   }
   function pin(view, side, patch) {
     look.mode = "heat";
     mode.press("heat");
-    look.pin = toMain(view, { side, patch });
+    look.pin = inOther({ side, patch }, view.result, main.result);
     wake();
     draw();
   }
@@ -438,8 +453,6 @@ export function mount({ element, props, trigger, watch }) {
     const { a, b } = session.pair;
     session.pair = { a: b, b: a };
     session.handle = b;
-    if (look.pin) look.pin = { side: look.pin.side === "a" ? "b" : "a", patch: look.pin.patch };
-    crop = null;
     session.problem = null;
     session.tell();
   }
@@ -518,9 +531,10 @@ export function mount({ element, props, trigger, watch }) {
     put(main.node.querySelector(".lines"), box);
     canvas.toBlob((blob) => save(blob, fileName("png")), "image/png");
   }
-  function saveCsv() { // the matches on screen, patches and pixels of both originals
+  function saveCsv() { // what is on screen: the matches, or the cosines of a patch; patches and pixels of the originals
     const { frames, facts } = main.result;
     const { patches, scores, shown } = matchesOf(main.result);
+    const heat = look.mode === "heat" && query() ? heatOf(main.result, query(), look.leave) : null;
     const middle = (side, patch) => {
       const [x0, y0, x1, y1] = frames[side].box(patch);
       const { width, height } = facts[`frame_${side}`];
@@ -531,6 +545,11 @@ export function mount({ element, props, trigger, watch }) {
       const at = (frame, patch) => [Math.floor(patch / frame.columns), patch % frame.columns];
       return [...at(frames.a, a), ...at(frames.b, b), ...middle("a", a), ...middle("b", b), scores[match].toPrecision(7)].join(",");
     });
+    if (heat) {
+      const cells = heat.order.map((patch) => [Math.floor(patch / frames[heat.side].columns), patch % frames[heat.side].columns, ...middle(heat.side, patch), heat.values[patch].toPrecision(7)].join(","));
+      save(new Blob([["row,column,x_px,y_px,cosine", ...cells].join("\n") + "\n"], { type: "text/csv" }), fileName("csv"));
+      return;
+    }
     const head = "row_a,column_a,row_b,column_b,x_a_px,y_a_px,x_b_px,y_b_px,cosine";
     save(new Blob([[head, ...rows].join("\n") + "\n"], { type: "text/csv" }), fileName("csv"));
   }
@@ -540,9 +559,8 @@ export function mount({ element, props, trigger, watch }) {
     placeExports();
     for (const side of ["a", "b"]) {
       const gone = !session.pictures.some((picture) => picture.handle === session.pair[side]);
-      if (gone && session.pictures.length) session.pair[side] = session.handle; // an upload that made room for later ones
+      if (gone && session.pictures.length) session.pair[side] = session.pictures.at(-1).handle; // an upload that made room for later ones
     }
-    if (crop && main.shown?.question.a !== session.pair.a) unpin();
     wish();
   });
 }

@@ -40,7 +40,10 @@ export function pairView(hear) {
     overlay.addEventListener("pointerleave", () => hear.hover(side, null));
     overlay.addEventListener("click", (event) => {
       const patch = patchUnder(event);
-      if (patch !== null) hear.pick(side, patch);
+      const [box, isTouch] = [node.getBoundingClientRect(), event.pointerType === "touch"];
+      const line = isTouch && look?.mode === "matches" ? nearestLine(event.clientX - box.left, event.clientY - box.top, ends, REACH_PX) : null;
+      if (line !== null && line !== look.line) hear.line(line); // a finger has no way to hover
+      else if (patch !== null) hear.pick(side, patch);
     });
     overlay.addEventListener("keydown", (event) => hear.key(side, event));
     return { node: h("div", { class: `stage pic ${side}` }, inner, tag), inner, overlay, tag, photo };

@@ -23,7 +23,7 @@ export const session = {
     this.tell();
   },
   place(handle) { // a picture into the side of the pair that is being chosen
-    if (this.side === "a") return this.choose(handle);
+    if (this.isMade || this.side === "a") return this.choose(handle);
     this.pair.b = handle;
     this.problem = null;
     this.tell();
@@ -83,7 +83,7 @@ async function readFacts() {
 async function restore(source) {
   session.facts.state = "starting";
   const { openModel } = await import("./opening.js");
-  await new Promise((first) => { openModel(source, { first }); });
+  await new Promise((first) => { openModel(source, { first }).then((isOpen) => { if (!isOpen) session.tell(); }); });
   session.facts.state = "ready";
 }
 

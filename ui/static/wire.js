@@ -1,7 +1,7 @@
 // Arrays as the server sends them (ui/wire.py): magic, version, JSON {facts, arrays}, then each array, padded to 4 bytes.
 
 const VERSION = 2;
-const KINDS = { float32: Float32Array, int32: Int32Array, uint8: Uint8Array };
+const KINDS = { float32: Float32Array, int32: Int32Array, uint16: Uint16Array, uint8: Uint8Array };
 
 // {facts, arrays: {name: typed array}, shapes: {name: [...]}}; float16 becomes float32
 export function unpack(buffer) {
