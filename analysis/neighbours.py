@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from analysis.graph import slot_rows
 from memssl_core.bundle.table import MemoryTable
 from memssl_core.errors import ModelError
 
@@ -50,16 +51,10 @@ class SlotSearch:
             import faiss
         except ImportError as reason:
             raise ModelError("Searching the memory needs faiss; install it with `pip install faiss-cpu`.") from reason
-        vectors = memory.vectors if space == "memory" or not has_head else memory.embeddings
-        if vectors is None:
-            raise ModelError("This model's memory holds no embeddings, so only the memory space can be searched.")
         self.memory: MemoryTable = memory
         self.space: Space = space
-        self.slots = np.flatnonzero((memory.image_id != -1) & vectors.any(1))
-        if not len(self.slots):
-            raise ModelError("This model's memory is still empty: every slot is noise; train it further.")
-        self.rows: np.ndarray = _unit(vectors[self.slots])
-        self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
+        self.slots, self.rows = slot_rows(memory, space, has_head=has_head)
+        self._index: Any = faiss.IndexFlatIP(self.rows.shape[1])
         self._index.add(self.rows)
 
     def nearest(self, query: np.ndarray, k: int) -> Neighbours:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from browser.map_board import MOUNT, Board
 from browser.server import Server
 from browser.small_bundle import write_small_bundle
@@ -58,6 +59,23 @@ def watch(page: Page) -> Watched:
     page.on("pageerror", lambda error: watched.complaints.append(str(error)))
     page.on("console", lambda said: watched.complaints.append(said.text) if said.type in ("error", "warning") else None)
     return watched
+
+
+def assert_accessible(page: Page) -> None:
+    bad = [
+        f"{one['id']}: {one['nodes'][0]['html'][:200]}"
+        for one in Axe().run(page).response["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert not bad, bad
+
+
+def watch_jumps(page: Page) -> None:
+    """`window.jumps` is from now on the sum of what has moved without being asked."""
+    page.evaluate(
+        """() => { window.jumps = 0; new PerformanceObserver(list => { for (const e of list.getEntries())
+           if (!e.hadRecentInput) window.jumps += e.value; }).observe({type: 'layout-shift', buffered: false}); }"""
+    )
 
 
 @pytest.fixture

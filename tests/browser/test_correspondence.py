@@ -10,8 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browser.conftest import Watched
+from browser.conftest import Watched, assert_accessible, watch_jumps
 from browser.pictures import Upload, upload
 from browser.test_page import add
 from playwright.sync_api import Page, expect
@@ -385,10 +384,7 @@ def test_the_picture_that_is_taken_away_holds_both(pair):
 def test_accessible_without_jumps_at_any_width(pair, theme: str, width: int, height: int):
     page = pair(width=width, height=height, color_scheme=theme, has_touch=width < 500).page
     settled(page)
-    page.evaluate(
-        """() => { window.jumps = 0; new PerformanceObserver(list => { for (const e of list.getEntries())
-           if (!e.hadRecentInput) window.jumps += e.value; }).observe({type: 'layout-shift', buffered: false}); }"""
-    )
+    watch_jumps(page)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     first, second = (page.locator(".pair .stage").nth(i).bounding_box() for i in range(2))
     assert first and second
@@ -399,10 +395,5 @@ def test_accessible_without_jumps_at_any_width(pair, theme: str, width: int, hei
     expect(page.locator(".memory img")).to_have_count(8)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     page.mouse.move(5, 5)
-    bad = [
-        f"{one['id']}: {one['nodes'][0]['html'][:200]}"
-        for one in Axe().run(page).response["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert not bad, bad
+    assert_accessible(page)
     assert page.evaluate("window.jumps") < 0.02

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browser.conftest import Watched
+from browser.conftest import Watched, assert_accessible, watch_jumps
 from browser.pictures import photo, upload
 from browser.test_page import add
 from playwright.sync_api import Page, expect
@@ -166,10 +165,7 @@ def test_a_model_without_memory_says_so(visit):
 @pytest.mark.parametrize("width, height", [(390, 844), (1440, 900)])
 def test_accessible_without_jumps_at_any_width(panel, theme: str, width: int, height: int):
     page = panel(width=width, height=height, color_scheme=theme, has_touch=width < 500).page
-    page.evaluate(
-        """() => { window.jumps = 0; new PerformanceObserver(list => { for (const e of list.getEntries())
-           if (!e.hadRecentInput) window.jumps += e.value; }).observe({type: 'layout-shift', buffered: false}); }"""
-    )
+    watch_jumps(page)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     overlay = page.locator(".mapbox .overlay")
     if width < 500:
@@ -184,10 +180,5 @@ def test_accessible_without_jumps_at_any_width(panel, theme: str, width: int, he
         page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="Pinned slot")).to_contain_text("Nearest")
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    bad = [
-        f"{one['id']}: {one['nodes'][0]['html'][:200]}"
-        for one in Axe().run(page).response["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert not bad, bad
+    assert_accessible(page)
     assert page.evaluate("window.jumps") < 0.02

@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browser.conftest import Watched, watch
+from browser.conftest import Watched, assert_accessible, watch
 from browser.pictures import Upload, hostile, photo, turned, upload
 from playwright.sync_api import Page, expect
 
@@ -232,12 +231,7 @@ def test_accessible_and_within_a_phone(visit: Visit, theme: str):
         if tab == "Memory":
             expect(page.locator(".tile")).to_have_count(20)
         assert page.evaluate("document.documentElement.scrollWidth") == 390, tab
-        bad = [
-            f"{one['id']}: {one['nodes'][0]['html'][:200]}"
-            for one in Axe().run(page).response["violations"]
-            if one["impact"] in ("serious", "critical")
-        ]
-        assert not bad, (tab, bad)
+        assert_accessible(page)
 
 
 def test_theme_switch_and_model_card(visit: Visit):
