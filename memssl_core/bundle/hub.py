@@ -49,9 +49,9 @@ def fetch_repo(
             raise HubError(f"{repo} has no {CONFIG}, so it is neither a bundle nor a timm model; choose another one.")
         config = read_config(bring(CONFIG).parent)
         if "memssl" in config:
-            from memssl_core.bundle.layout import CARD, HASHED
+            from memssl_core.bundle.layout import CARD, HASHED, MAP
 
-            yield from (name for name in (*HASHED, CARD) if name in files)
+            yield from (name for name in (*HASHED, MAP, CARD) if name in files)
         elif isinstance(config.get("architecture"), str):
             yield _first_safe(repo, files, WEIGHTS)
         else:
@@ -301,14 +301,15 @@ def publish(
     Raises: BundleError unless the folder is a sound bundle; HubError.
     """
     from memssl_core.bundle.card import card, published_card
-    from memssl_core.bundle.layout import CARD, HASHED, open_bundle
+    from memssl_core.bundle.layout import CARD, HASHED, MAP, open_bundle
 
     check_names(repo, None)
     folder = Path(folder).expanduser()
     bundle = open_bundle(folder)
     if not folder.is_dir():
         raise BundleError(f"There is no bundle folder named {folder.name}.")
-    content: dict[str, bytes | str] = {name: str(folder / name) for name in HASHED if (folder / name).is_file()}
+    sent = [name for name in (*HASHED, MAP) if (folder / name).is_file()]
+    content: dict[str, bytes | str] = {name: str(folder / name) for name in sent}
     content[CARD] = published_card(bundle.readme or card(bundle.config), repo).encode()
     files = [(name, len(x) if isinstance(x, bytes) else Path(x).stat().st_size) for name, x in content.items()]
     if dry_run:
@@ -324,7 +325,7 @@ def publish(
             info = api.model_info(repo, timeout=TIMEOUT_S)
             if not (info.private or public):
                 raise HubError(f"{repo} exists and is public; say --public to send the bundle there.")
-            old = {file.rfilename for file in info.siblings or []} & set(HASHED) - content.keys()
+            old = {file.rfilename for file in info.siblings or []} & {*HASHED, MAP} - content.keys()
             changes: list[Any] = [CommitOperationDelete(name) for name in sorted(old)]
             changes += [CommitOperationAdd(name, x) for name, x in content.items()]
             api.create_commit(repo, changes, commit_message="Publish a bundle")

@@ -29,6 +29,7 @@ def folder(tmp_path_factory):
     bundle = small_bundle()
     replace(bundle, readme=card(bundle.config)).save(folder)
     (folder / "notes.txt").write_text("not for others")
+    (folder / "map.parquet").write_bytes(b"a map")  # read and checked when it is shown
     return folder
 
 
@@ -106,7 +107,7 @@ def test_published_private_then_opened_by_revision(hub, client, folder, tmp_path
     bundle.save(other)
     client("publish", str(other), "owner/small", token=TOKEN)
     now = list(hub.repos["owner/small"].commits.values())[-1]
-    assert "memory.parquet" not in now and "memory.safetensors" not in now  # no longer part of it
+    assert "map.parquet" in sent and not {"map.parquet", "memory.parquet", "memory.safetensors"} & now.keys()
 
     with pytest.raises(Refused, match="The Hub has no model owner/small, or it is private.*HF_TOKEN"):
         client("open", "hub:owner/small")
