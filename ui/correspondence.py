@@ -21,7 +21,7 @@ from ui.views import view
 
 if TYPE_CHECKING:
     from analysis import Workbench
-    from analysis.matches import Pair
+    from analysis.matches import Matches, Pair
 
 CHECKS = {  # the two pictures of a check, in words
     "crops": ("first crop", "second crop"),
@@ -97,10 +97,12 @@ def answers(
     `a`, `b` unit features float16 [N, C]; by rule the matches int32 [M, 2] and their cosines; `front_a` and `front_b`
     uint8 [2, N] the foreground by attention (where there is one, else everything) and by the first component.
     """
-    arrays = {side: unit(rows).astype(np.float16) for side, rows in (("a", pair.a), ("b", pair.b))}
-    for rule in ("mutual", "argmax"):
-        found = pair.match(rule)
-        arrays |= {rule: found.patches.astype(np.int32), f"{rule}_scores": found.scores}
+    arrays: dict[str, np.ndarray] = {
+        side: unit(rows).astype(np.float16) for side, rows in (("a", pair.a), ("b", pair.b))
+    }
+    found = {"mutual": pair.match("mutual"), "argmax": pair.match("argmax")}
+    for rule, matches in found.items():
+        arrays |= {rule: matches.patches.astype(np.int32), f"{rule}_scores": matches.scores}
     by_attention = [np.ones(len(rows), bool) for rows in (pair.a, pair.b)]
     if not workbench.model.card["why_no_attention"]:
         by_attention = [workbench.foreground(picture.data, size) for picture in (pictures.a, pictures.b)]
@@ -111,23 +113,18 @@ def answers(
         return arrays, None
     from memssl_core.evaluation.correspondence import true_patches
 
+    found["nearest"] = replace(pair, a=unit(pair.a), b=unit(pair.b)).match("argmax")
     true = true_patches(pair.frame_a, pair.frame_b, pictures.homography).astype(np.int32)
-    return arrays | {"true": true}, known_facts(pair, pictures.homography, int((true >= 0).sum()))
+    return arrays | {"true": true}, known_facts(found, pair, pictures.homography, int((true >= 0).sum()))
 
 
-def known_facts(pair: Pair, homography: np.ndarray, n_valid: int) -> dict[str, Any]:
-    """Per cent right at radius 0, 1, 2 patches: each patch's nearest one by cosine, the two rules, chance."""
+def known_facts(found: dict[str, Matches], pair: Pair, homography: np.ndarray, n_valid: int) -> dict[str, Any]:
+    """Per cent right at radius 0, 1, 2 patches: of each of the matches found, by name, and of chance."""
     from analysis.matches import known_accuracy
     from memssl_core.evaluation.correspondence import chance_accuracy
 
-    nearest = replace(pair, a=unit(pair.a), b=unit(pair.b)).match("argmax")
-    return {
-        "nearest": known_accuracy(nearest, homography),
-        "mutual": known_accuracy(pair.match(), homography),
-        "argmax": known_accuracy(pair.match("argmax"), homography),
-        "chance": chance_accuracy(pair.frame_a, pair.frame_b, homography),
-        "n_valid": n_valid,
-    }
+    told: dict[str, Any] = {name: known_accuracy(matches, homography) for name, matches in found.items()}
+    return told | {"chance": chance_accuracy(pair.frame_a, pair.frame_b, homography), "n_valid": n_valid}
 
 
 def remember(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:

@@ -53,10 +53,9 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
     if context.results.get(key) is None:
         with context.turns.take("model"):
             query = (workbench.projection if space == "memory" else workbench.embedding)(picture.data)
-            slots, rows = workbench.slots(space)
+            _, rows = workbench.slots(space)  # in the order of the layout: both list every written slot
         from analysis.map import place
 
-        rows = rows[np.searchsorted(slots, layout.slots)]
         scores = rows @ (query / max(float(np.linalg.norm(query)), 1e-12))
         x, y = layout.spread(place(query, rows, layout.xy)[None])[0].tolist()
         low, high = float(scores.min()), float(scores.max())

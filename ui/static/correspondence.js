@@ -290,7 +290,7 @@ export function mount({ element, props, trigger, watch }) {
 
   // ---- drawing
   const query = () => look.hover ?? look.pin;
-  const front_of = ({ arrays, frames }) => {
+  const frontsOf = ({ arrays, frames }) => {
     if (look.front === "none") return null;
     return ["a", "b"].map((side) => {
       const patches = frames[side].rows * frames[side].columns;
@@ -299,7 +299,7 @@ export function mount({ element, props, trigger, watch }) {
   };
   function matchesOf(result) {
     const [patches, scores] = [result.arrays[look.rule], result.arrays[`${look.rule}_scores`]];
-    const all = inFront(patches, front_of(result));
+    const all = inFront(patches, frontsOf(result));
     const kept = look.low === null ? all : all.filter((match) => scores[match] >= look.low - 1e-6);
     return { patches, scores, all, kept, shown: kept.slice(0, look.lines) };
   }

@@ -15,7 +15,7 @@ const SIMILAR = "similarity";
 
 export function mount({ element, props, trigger, watch }) {
   const look = { space: "memory", by: null, pinned: null, mode: "pan" };
-  let map = null; // {model, space, key, facts, slots (Uint32Array), place (slot -> index), colours: {name: {values, facts}}}
+  let map = null; // {model, space, key, facts, slots (Uint32Array), colours: {name: {values, facts}}}
   let asked = null; // {model, space}: the map under way
   let problem = null;
   let picked = []; // categories that have a colour, by its number
@@ -83,7 +83,6 @@ export function mount({ element, props, trigger, watch }) {
       const { arrays } = unpack(await response.arrayBuffer());
       if (asked !== mine) return;
       next.slots = slotsOf(arrays.has, arrays.x.length);
-      next.place = new Map(Array.from(next.slots, (slot, index) => [slot, index]));
       map = { ...next, x: arrays.x, y: arrays.y };
       asked = placed = null;
       chosen = null;
@@ -233,17 +232,19 @@ export function mount({ element, props, trigger, watch }) {
     const card = await get(`api/slots/${mine.model.handle}/${mine.space}/${slot}`);
     if (mine !== map || look.pinned !== slot) return;
     if (card.error) { pinned.replaceChildren(note(card.error)); look.pinned = null; return; }
-    canvas.marks({ pinned: map.place.get(slot) ?? null, links: card.neighbours.map((one) => map.place.get(one.slot)).filter((index) => index !== undefined) });
+    canvas.marks({ pinned: canvas.find(slot), links: placesOf(card.neighbours.map((one) => one.slot)) });
     const age = card.last_step - card.step;
     const pairs = [["Slot", count(card.slot)], ["Class", card.class_name ?? "none known"], ["Image", card.image_id < 0 ? "unknown" : count(card.image_id)], ["Source", card.uri ?? "unknown"],
       ["Written", card.step < 0 ? "before training" : `step ${count(card.step)}${age > 0 ? `, ${count(age)} steps ago` : ""}`], ["Overwritten in", `${count(card.overwritten_in)} keys`],
       ["Crop", card.box ? card.box.map((v) => v.toFixed(2)).join(" · ") : "not kept"], ["Space", SPACES[card.space].toLowerCase()], ["Bundle", card.bundle_hash?.slice(0, 12) ?? "none"]];
-    const tile = (one) => h("button", { type: "button", class: "mini", "aria-label": `Slot ${one.slot}, cosine ${one.score.toFixed(3)}${one.class_name ? `, ${one.class_name}` : ""}`, onclick: () => { pin(one.slot); if (map.place.has(one.slot)) canvas.goTo(map.place.get(one.slot)); } }, thumb(one.slot), h("span", { class: "meta" }, one.score.toFixed(3)));
+    const tile = (one) => h("button", { type: "button", class: "mini", "aria-label": `Slot ${one.slot}, cosine ${one.score.toFixed(3)}${one.class_name ? `, ${one.class_name}` : ""}`, onclick: () => { pin(one.slot); for (const index of placesOf([one.slot])) canvas.goTo(index); } }, thumb(one.slot), h("span", { class: "meta" }, one.score.toFixed(3)));
     pinned.replaceChildren(h("div", { class: "card" }, h("div", { class: "head" }, h("h3", {}, `Slot ${count(slot)}`), h("button", { type: "button", class: "btn quiet small", onclick: () => pin(null) }, "Unpin")),
       h("div", { class: "pinhead" }, h("div", { class: "pic" }, thumb(slot)), h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]))),
       h("div", { class: "head" }, h("h3", {}, "Nearest"), h("span", { class: "meta" }, `${SPACES[card.space].toLowerCase()} space, exact`)), h("div", { class: "minis" }, card.neighbours.map(tile))));
     canvas.describe(`Map of ${count(map.slots.length)} slots. Pinned: slot ${slot}${card.class_name ? `, ${card.class_name}` : ""}; white lines lead to its ${card.neighbours.length} nearest slots.`);
   }
+
+  const placesOf = (slots) => slots.map(canvas.find).filter((index) => index !== null); // of those that have a point
 
   function choose(told, indices) {
     chosen = { words: told, slots: Array.from(indices, (index) => map.slots[index]) };
@@ -270,7 +271,7 @@ export function mount({ element, props, trigger, watch }) {
     if (!asks) { clearChosen(); return; }
     const found = await get(`api/slots/${map.model.handle}?words=${encodeURIComponent(asks)}`);
     if (found.error) { session.fail(found.error); return; }
-    const indices = found.slots.map((slot) => map.place.get(slot)).filter((index) => index !== undefined);
+    const indices = placesOf(found.slots);
     choose(`${count(found.count)} ${found.count === 1 ? "slot" : "slots"} for “${asks}”`, indices);
     if (indices.length === 1) { pin(map.slots[indices[0]]); canvas.goTo(indices[0]); }
   }

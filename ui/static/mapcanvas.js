@@ -540,8 +540,10 @@ export function mapCanvas(hear) {
     describe(text) { top.setAttribute("aria-label", text); },
     inView: () => (points ? raster.inView(points, pixels(), size.width, size.height) : new Uint32Array()),
     find: (id) => { // the index of what has this id, null where there is none
-      const index = points?.ids ? points.ids.indexOf(id) : id;
-      return points && index >= 0 && index < points.x.length ? index : null;
+      if (!points) return null;
+      if (!points.ids) return id >= 0 && id < points.x.length ? id : null;
+      points.indices ??= new Map(Array.from(points.ids, (one, index) => [one, index])); // made when first asked for
+      return points.indices.get(id) ?? null;
     },
     get levels() { // [256 * 3] of the scale, for its legend; null for categories
       if (!ink && node.isConnected) readInk();

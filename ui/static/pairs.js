@@ -85,13 +85,7 @@ export function pairView(hear) {
     look = next;
     if (!result || !node.clientWidth) return;
     for (const side of SIDES) drawSide(side);
-    const ratio = Math.min(2, devicePixelRatio);
-    const [width, height] = [node.clientWidth, node.clientHeight];
-    fit(lines, width * ratio, height * ratio);
-    const context = lines.getContext("2d");
-    context.clearRect(0, 0, lines.width, lines.height);
-    context.save();
-    context.scale(ratio, ratio);
+    const context = cleared(lines, node.clientWidth, node.clientHeight);
     drawLines(context);
     context.restore();
   }
@@ -146,13 +140,8 @@ export function pairView(hear) {
   function drawSide(side) {
     const { overlay, inner } = stages[side];
     const frame = result.frames[side];
-    const ratio = Math.min(2, devicePixelRatio);
     const [width, height] = [inner.clientWidth, inner.clientHeight];
-    fit(overlay, width * ratio, height * ratio);
-    const context = overlay.getContext("2d");
-    context.clearRect(0, 0, overlay.width, overlay.height);
-    context.save();
-    context.scale(ratio, ratio);
+    const context = cleared(overlay, width, height);
     const place = ([x0, y0, x1, y1]) => [x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height];
     const { heat, query, crop } = look;
     if (heat && heat.side === side) {
@@ -188,7 +177,14 @@ function drawLine(context, [x0, y0, x1, y1], strokes) {
   }
 }
 
-function fit(canvas, width, height) {
-  const [w, tall] = [Math.round(width), Math.round(height)];
+// The canvas at this size, px of the page, with nothing on it: a context to draw in those, to be restored afterwards
+function cleared(canvas, width, height) {
+  const ratio = Math.min(2, devicePixelRatio);
+  const [w, tall] = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== w || canvas.height !== tall) Object.assign(canvas, { width: w, height: tall });
+  const context = canvas.getContext("2d");
+  context.clearRect(0, 0, w, tall);
+  context.save();
+  context.scale(ratio, ratio);
+  return context;
 }
