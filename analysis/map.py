@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,23 @@ from analysis.graph import (
     slot_rows,
     written_slots,
 )
-from analysis.neighbours import Neighbours, Space
+from analysis.neighbours import Space
 from memssl_core import paths
 from memssl_core.bundle import hub
-from memssl_core.bundle.layout import MAP
+from memssl_core.bundle.card import card_with_map
+from memssl_core.bundle.layout import CARD, MAP
 from memssl_core.bundle.maps import MemoryMap, read_map, save_map
+from memssl_core.bundle.table import MemoryTable
 from memssl_core.errors import BundleError, ModelError
 from memssl_core.evaluation.health import continuity, trustworthiness
-from memssl_core.jobs import WAIT_S, Emit
+from memssl_core.jobs import WAIT_S, Emit, write_atomically
 from memssl_core.sources import Model
 from memssl_core.training.runs import run_weights
 
 MIN_DIST = 0.1
 SAMPLE = 10_000
 """rows that covariance and figures are taken from at most, chosen with seed 0"""
+_NEEDED = {"faiss": "faiss-cpu", "umap": "umap-learn"}
 _LIBRARIES = ("umap-learn", "numba", "numpy", "scipy", "scikit-learn", "fast-hdbscan", "faiss-cpu")
 Stop = Callable[[], bool]
 
@@ -155,14 +159,8 @@ def place(query: np.ndarray, rows: np.ndarray, xy: np.ndarray, k: int = K) -> np
     lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(query)
     scores = rows @ query / np.maximum(lengths, 1e-12)
     near = np.argsort(-scores, kind="stable")[:k]
-    return weighted_place(scores[near], xy[near])
-
-
-def weighted_place(scores: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """float32 [2]: mean of [k, 2] places weighted by [k] cosines, negative ones counting nothing; their plain mean if
-    all are."""
-    weights = np.maximum(scores, 0)
-    return np.average(xy, axis=0, weights=weights if weights.any() else None).astype(np.float32)
+    weights = np.maximum(scores[near], 0)  # a row that is unlike the new one counts nothing, unless all are
+    return np.average(xy[near], axis=0, weights=weights if weights.any() else None).astype(np.float32)
 
 
 def map_figures(rows: np.ndarray, xy: np.ndarray, labels: np.ndarray, graph: Graph) -> dict[str, float]:
@@ -218,6 +216,7 @@ def fit_map(
     Raises: ModelError without a memory, faiss or umap-learn, or when asked to stop; nothing is left then.
     """
     space = map_space(model, space)
+    _check_libraries()
     target, kept = map_files(model, space)[0], _kept(model)
     before = _changed(target)
     with _turn(kept / f"{space}.lock", emit, should_stop):
@@ -226,22 +225,18 @@ def fit_map(
                 known = stored_map(model, space)
                 if known and _is_as_asked(known, min_dist, seed):
                     return known
-        made = _fit(model, space, kept / f"{space}.npz", min_dist, seed, emit, should_stop)
+        made = _fit(model, space, min_dist, seed, emit, should_stop)
         _check(should_stop)
         save_map(target, made)
+        if target.name == MAP and (readme := target.with_name(CARD)).is_file():
+            write_atomically(readme, card_with_map(readme.read_text("utf-8"), made.parameters).encode())
     return made
 
 
-def _fit(
-    model: Model, space: Space, graph_file: Path, min_dist: float, seed: int | None, emit: Emit, should_stop: Stop
-) -> MemoryMap:
-    began, memory = time.monotonic(), model.memory
-    assert memory is not None
+def _fit(model: Model, space: Space, min_dist: float, seed: int | None, emit: Emit, should_stop: Stop) -> MemoryMap:
+    began, memory = time.monotonic(), _memory(model)
     slots, rows = slot_rows(memory, space, has_head=model.head is not None)
-    graph = load_graph(graph_file, len(rows))
-    if graph is None:
-        graph = neighbour_graph(rows, emit=emit, should_stop=should_stop)
-        save_graph(graph_file, graph)
+    graph = graph_of(model, space, emit=emit, should_stop=should_stop)
     asked = {"seed": seed, "emit": emit, "should_stop": should_stop}
     xy, settings = umap_map(rows, graph, min_dist=min_dist, **asked)
     wide = can_spread() and seed is not None
@@ -264,6 +259,12 @@ def _fit(
     return MemoryMap(slots, xy, cluster, parameters)
 
 
+def _check_libraries() -> None:
+    if missing := [package for module, package in _NEEDED.items() if find_spec(module) is None]:
+        names = " and ".join(missing)
+        raise ModelError(f"Fitting a map needs {names}; install it with `pip install {' '.join(missing)}`.")
+
+
 def _is_as_asked(known: MemoryMap, min_dist: float, seed: int | None) -> bool:
     told = known.parameters
     return told.get("min_dist") == min_dist and (seed is None or told.get("seed") == seed)
@@ -275,57 +276,57 @@ def stored_map(model: Model, space: Space = "memory") -> MemoryMap | None:
     Raises: ModelError without a memory or this space; BundleError for a file that is no sound map.
     """
     space = map_space(model, space)
-    assert model.memory is not None
-    slots = written_slots(model.memory, space, has_head=model.head is not None)
+    slots = written_slots(_memory(model), space, has_head=model.head is not None)
     for path in map_files(model, space):
         if found := read_map(path, slots, bundle_hash=model.card["bundle_hash"], space=space):
             return found
     return None
 
 
-def stored_graph(model: Model, space: Space = "memory") -> Graph | None:
-    """The neighbour graph of the written slots, in the order of the map's points; None before a map was fitted here.
+def graph_of(model: Model, space: Space = "memory", *, emit: Emit = _quiet, should_stop: Stop = _never) -> Graph:
+    """The neighbour graph of the written slots, in the order of the map's points; made and kept if there is none.
 
-    Raises: ModelError without a memory or this space.
+    Raises: ModelError without a memory, this space or faiss, or when asked to stop.
     """
-    space = map_space(model, space)
-    assert model.memory is not None
-    slots = written_slots(model.memory, space, has_head=model.head is not None)
-    return load_graph(_kept(model) / f"{space}.npz", len(slots))
+    slots, rows = slot_rows(_memory(model), map_space(model, space), has_head=model.head is not None)
+    path = graph_file(model, space)
+    graph = load_graph(path, len(slots))
+    if graph is None:
+        graph = neighbour_graph(rows, emit=emit, should_stop=should_stop)
+        with suppress(OSError):  # it is made again where nothing can be kept
+            save_graph(path, graph)
+    return graph
+
+
+def graph_file(model: Model, space: Space) -> Path:
+    """Where the graph of a memory is kept once it was made."""
+    return _kept(model) / f"{map_space(model, space)}.npz"
 
 
 def map_clusters(model: Model, memory_map: MemoryMap) -> list[Cluster]:
     """The clusters of a model's map with their exemplars and names, in the order of their numbers."""
-    assert model.memory is not None
-    slots, rows = slot_rows(model.memory, memory_map.parameters["space"], has_head=model.head is not None)
-    return describe(model.memory, slots, rows, memory_map.cluster)
-
-
-def place_by(neighbours: Neighbours, memory_map: MemoryMap | None) -> tuple[float, float]:
-    """(x, y), approximately where the picture belongs that has these neighbours: see `place`."""
-    if memory_map is None:
-        raise ModelError("There is no map of this memory yet; fit one with `python -m analysis map MODEL`.")
-    xy = memory_map.xy[np.searchsorted(memory_map.slot, neighbours.ids)]
-    x, y = weighted_place(neighbours.scores, xy)
-    return float(x), float(y)
-
-
-def provenance(model: Model, slot: int) -> dict[str, Any]:
-    """Where a slot came from, as plain values: slot, image_id, uri, class_name, step, box, bundle_hash, space."""
-    if model.memory is None or not 0 <= slot < model.memory.slots:
-        raise ModelError(f"There is no slot {slot}; this memory has {model.memory.slots if model.memory else 0} slots.")
-    row = model.memory.rows(np.array([slot]))[0]
-    told = {name: row[name] for name in ("slot", "image_id", "uri", "class_name", "step", "box")}
-    return {**told, "bundle_hash": model.card["bundle_hash"], "space": map_space(model, "memory")}
+    memory = _memory(model)
+    slots, rows = slot_rows(memory, memory_map.parameters["space"], has_head=model.head is not None)
+    return describe(memory, slots, rows, memory_map.cluster)
 
 
 def map_space(model: Model, space: Space) -> Space:
     """The space that is mapped: a model without head remembers embeddings. Raises: ModelError if there is none."""
     if space not in ("memory", "embedding"):
         raise ModelError(f"There is no space {space!r}; choose memory or embedding.")
+    _memory(model)
+    return space if model.head is not None else "embedding"
+
+
+def _memory(model: Model) -> MemoryTable:
     if model.memory is None:
         raise ModelError("This model has no memory, so it has no map; open a bundle that has one.")
-    return space if model.head is not None else "embedding"
+    return model.memory
+
+
+def map_state(model: Model, space: Space) -> Hashable:
+    """Changes when another map was stored for this memory."""
+    return tuple(_changed(path) for path in map_files(model, map_space(model, space)))
 
 
 def map_files(model: Model, space: Space) -> list[Path]:

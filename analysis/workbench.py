@@ -76,7 +76,7 @@ class Workbench:
 
     def __init__(self, model: Model, *, device: str | torch.device = "cpu", max_tokens: int = MAX_TOKENS) -> None:
         self.model, self.device, self.max_tokens = model, torch.device(device), max_tokens
-        for module in (model.backbone, model.head):
+        for module in (model.backbone, model.head, model.student):
             if module is not None:
                 module.to(self.device)
         self._tokens: cachetools.LRUCache[Any, Any] = cachetools.LRUCache(TOKEN_CACHE_BYTES, attrgetter("nbytes"))
@@ -139,13 +139,23 @@ class Workbench:
         return known.copy()
 
     def projection(self, image: ImageSource, *, key: str | None = None) -> np.ndarray:
-        """float32 [D], unit length: the head's output for `embedding`. ModelError if the model has no head."""
+        """float32 [D], unit length: the head's output for `embedding`, the teacher's in a bundle that holds both
+        networks. ModelError if the model has no head."""
         head = self.model.head
         if head is None:
             raise ModelError("This model has no projection head, so the memory space is closed to it.")
         rows = torch.from_numpy(self.embedding(image, key=key))[None].to(self.device)
         with self._forward, torch.inference_mode():
             return head(rows)[0].cpu().numpy()
+
+    def student_projection(self, image: ImageSource) -> np.ndarray:
+        """float32 [D], unit length: what the student makes of the picture. ModelError if the model has no student."""
+        student = self.model.student
+        if student is None:
+            raise ModelError("This model holds no student, so there is nothing to compare its teacher with.")
+        pixels = self.model.transform(decode_image(image))[None].to(self.device)
+        with self._forward, torch.inference_mode():
+            return student(pixels)[0].cpu().numpy()
 
     def features(
         self,

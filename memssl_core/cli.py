@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memssl_core.sources import Model
 
 Job = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+Capsule = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAPSULE")]
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 
 
@@ -36,7 +37,7 @@ class Train:
     run_dir: Path
     """where the run's config, events, checkpoints and bundle are kept"""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    preset: Literal["vit-s16-800ep", "vit-b16-400ep", "demo", "smoke"] = "demo"
+    preset: Literal["vit-s16-800ep", "vit-b16-400ep", "resnet50-100ep", "demo", "smoke"] = "demo"
     """the settings to start from; any field below changes one of them"""
 
 
@@ -72,6 +73,42 @@ def train(argv: list[str]) -> None:
         print(f"Saved. The same command goes on with {wanted.run_dir}.", file=sys.stderr)
     else:
         print(bundle)
+
+
+def replay(
+    capsule: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAPSULE")], json: bool = False
+) -> None:
+    """Run a step that could not be applied again, and say where it stops being finite.
+
+    Args:
+        capsule: a file of a run's bad-steps folder
+        json: print it for a program
+    """
+    from json import dumps
+
+    from memssl_core.training.capsule import replay as run_again
+
+    told = run_again(capsule)
+    if json:
+        return print(dumps(told, allow_nan=False))
+    words = lambda value: "not finite" if value is None else f"{value:.6g}"
+    print(
+        f"Step {told['step']}, process {told['rank']}: loss {words(told['loss'])}, gradient {words(told['grad_norm'])}"
+    )
+    places = {
+        "weights": told["bad_weights"],
+        "memory slots": told["memory_bad_rows"],
+        "outputs of": told["bad_modules"],
+        "gradients of": told["bad_gradients"],
+    }
+    for what, where in places.items():
+        if where:
+            more = f" and {len(where) - 3} more" if len(where) > 3 else ""
+            print(f"Not finite: {what} {', '.join(map(str, where[:3]))}{more}")
+    if not any(places.values()):
+        print("All is finite in float32 on a CPU: the precision of the run may be the cause; try --precision fp32.")
+    for name, size in told["largest"].items():
+        print(f"largest output of {name}: {size:.4g}")
 
 
 def draw(argv: list[str]) -> None:
@@ -272,7 +309,7 @@ def _typed(verb: Callable[..., None], argv: list[str]) -> None:
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "draw": draw,
-    **{verb.__name__: partial(_typed, verb) for verb in (remember, embed, convert, publish, fetch)},
+    **{verb.__name__: partial(_typed, verb) for verb in (replay, remember, embed, convert, publish, fetch)},
 }
 
 

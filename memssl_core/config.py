@@ -13,18 +13,20 @@ class TrainConfig:
     """Settings of a run. The defaults are the published ViT-S/16 run (official README and code defaults)."""
 
     backbone: str = "vit_small_patch16_224"
-    """any plain timm vision transformer"""
+    """any timm model that gives one embedding of a picture and reads both sizes of views"""
     patch_size: int | None = None
-    """pixels; None keeps the backbone's own, as do the next three"""
+    """pixels; None keeps the backbone's own, as do the next three; families have some of the four or none"""
     width: int | None = None
     """embedding width C"""
     depth: int | None = None
     """transformer blocks"""
     attention_heads: int | None = None
     drop_path: float = 0.1
-    """student's stochastic depth at the last transformer block, rising linearly from 0"""
+    """student's stochastic depth at the last transformer block, rising linearly from 0; some families have none"""
     patch_drop: float = 0.0
     """share of patches the student does not see in its global views (not in the published runs)"""
+    checkpoint_blocks: bool = False
+    """compute the student's blocks again in the backward pass: less memory, the same gradients, more time"""
     head_hidden: int = 2048
     projection_dim: int = 256
     head_batch_norm: bool = False
@@ -51,9 +53,16 @@ class TrainConfig:
     """pixels of the view"""
 
     batch_size: int = 128
+    """pictures of one optimizer step, over all processes and micro-batches"""
+    accumulate: int = 1
+    """micro-batches whose gradients make one optimizer step; batch_size is a multiple of it"""
     epochs: float = 800.0
     steps: int | None = None
     """length of the run in optimizer steps, in place of `epochs`"""
+    optimizer: Literal["adamw", "lars", "sgd"] = "adamw"
+    """adamw for transformers; lars for ResNets with large batches"""
+    sgd_momentum: float = 0.9
+    """of lars and sgd; adamw has its own (0.9, 0.999)"""
     lr: float = 5e-4
     """for 256 images; scaled by batch_size / 256"""
     min_lr: float = 1e-6
@@ -88,14 +97,14 @@ class TrainConfig:
                 f"block_size {self.block_size} is larger than memory_slots {self.memory_slots}; "
                 f"try block_size {max(1, self.memory_slots // 8)}."
             )
-        sizes = ("block_size", "batch_size", "global_size", "local_size", "head_hidden", "projection_dim")
+        sizes = ("block_size", "batch_size", "accumulate", "global_size", "local_size", "head_hidden", "projection_dim")
         for name in (*sizes, "log_every", "save_every", "probe_every", "probe_images"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("local_views", "workers", "warmup_epochs", "weight_decay", "weight_decay_end", "min_lr"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("student_temperature", "teacher_temperature", "teacher_temperature_start", "lr", "clip_norm"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("drop_path", "patch_drop"):
+        for name in ("drop_path", "patch_drop", "sgd_momentum"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
         for name in ("momentum", "momentum_end", "grey"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
@@ -109,9 +118,12 @@ class TrainConfig:
         _require(all(0 <= x <= 1 for x in colour) and 0 <= hue <= 0.5, "colour_jitter", self.colour_jitter, rule)
         _require(self.steps is None or self.steps >= 1, "steps", self.steps, "at least 1")
         _require(self.steps is not None or self.epochs > 0, "epochs", self.epochs, "above 0")
-        if self.head_batch_norm and self.batch_size < 2:
+        if self.batch_size % self.accumulate:
+            raise ConfigError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}.")
+        if self.head_batch_norm and self.batch_size // self.accumulate < 2:
             raise ConfigError(
-                "head_batch_norm needs a batch_size of at least 2; raise it or switch head_batch_norm off."
+                "head_batch_norm needs at least 2 pictures in a micro-batch (batch_size / accumulate); "
+                "raise batch_size or switch head_batch_norm off."
             )
 
     @property
@@ -120,7 +132,7 @@ class TrainConfig:
         return 2 + self.local_views
 
     def model_args(self) -> dict[str, int]:
-        """What timm's create_model gets beside the backbone's name."""
+        """What timm's create_model is offered beside the backbone's name; `Pair.model_args` is what the family took."""
         named = {
             "img_size": self.global_size,
             "patch_size": self.patch_size,
@@ -161,6 +173,26 @@ PRESETS: dict[str, TrainConfig] = {
         momentum=0.996,
         teacher_temperature_warmup_epochs=50.0,
         epochs=400.0,
+    ),
+    # Source: the defaults of the authors' code, the ResNet-50-type recipe of their earlier CARP; no published run used
+    # them. batch_size is ours (32 a GPU there, the number of GPUs open); their ResNet has no stochastic depth.
+    "resnet50-100ep": TrainConfig(
+        backbone="resnet50",
+        drop_path=0.0,
+        head_batch_norm=True,
+        memory_slots=65_536,
+        block_size=1024,
+        global_scale=(0.2, 1.0),
+        local_views=6,
+        local_scale=(0.05, 0.2),
+        epochs=100.0,
+        optimizer="lars",
+        lr=0.3,
+        min_lr=4.8e-3,
+        warmup_epochs=10.0,
+        weight_decay=1e-6,
+        weight_decay_end=1e-6,
+        momentum=0.99,
     ),
     "demo": TrainConfig(
         **_TINY,

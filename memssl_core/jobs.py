@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -36,21 +36,43 @@ NICENESS = 10
 LIVE = ("waiting", "running")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: a reader sees the old file or the new one, also after a crash."""
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` when it is whole: a reader sees the old one or the new one, also after a
+    crash. Nothing is left of one that could not be written."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    with open(temporary, "wb") as file:
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """`replacing` with content that is there already."""
+    with replacing(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def event_writer(path: Path, *also: Emit) -> Emit:
     """emit(event, step=..., **facts): appends a line to `path` and hands the same to every listener in `also`.
 
-    A line has `event`, `time_s` and `step` always; units stand in the names.
+    A line has `event`, `time_s` and `step` always; units stand in the names. Lines begin anew after one that was cut
+    off.
     """
+    with open(path, "ab+") as file:
+        file.seek(max(0, file.tell() - 1))
+        if file.read() not in (b"", b"\n"):
+            file.write(b"\n")
 
     def emit(event: str, *, step: int, **facts: Any) -> None:
         line = {"event": event, "time_s": round(time.time(), 3), "step": step}

@@ -24,10 +24,12 @@ from memssl_core.bundle.table import MemoryTable
 from memssl_core.config import PRESETS
 from memssl_core.data.datasets import open_images
 from memssl_core.errors import BundleError, HubError, MemsslError, ModelError, RunError
+from memssl_core.jobs import JobFolder
 from memssl_core.model.pair import Pair
 from memssl_core.sources import fetch, is_cached, open_model, source_state
-from memssl_core.training.checkpoint import checkpoints
+from memssl_core.training.checkpoint import FORMAT, checkpoints
 from memssl_core.training.loop import train
+from memssl_core.training.runs import Since, since_snapshot
 
 FAMILIES = {"test_vit": "tokens", "test_vit3": "tokens", "test_resnet": "map", "test_efficientnet": "map"}
 
@@ -211,7 +213,24 @@ def test_a_checkpoint_by_its_step_and_a_finished_run(home):
     finished = open_model("run:done")
     assert finished.card["bundle_hash"] == open_bundle(home / "runs" / "done" / "bundle").bundle_hash
     assert finished.model_hash == open_model(f"run:{home}/runs/done").model_hash
+    assert open_model("run:done@rankme").name == "done, step 3"
     assert source_state("run:begun") != source_state("run:begun@1") != source_state("run:none")
+
+
+def test_what_has_become_of_a_run_since_a_snapshot(home):
+    memory, run = open_model("run:begun").memory, JobFolder(home / "runs" / "begun")
+    told, a_step = run.status(), memory.written // 2
+    assert since_snapshot("begun", memory) == Since(0, 0, is_running=False)
+    try:
+        run.write_status("running", step=5)
+        assert since_snapshot("begun", memory) == Since(3, min(3 * a_step, memory.slots), is_running=True)
+        assert since_snapshot(str(run.path), open_model("run:begun@1").memory).steps == 4
+        run.write_status("stopped", step=10_000)
+        assert since_snapshot("begun@2", memory) == Since(9_998, memory.slots, is_running=False)
+    finally:
+        run.write_status(told["state"], step=told["step"])
+    finished = open_model("run:done").memory
+    assert since_snapshot("done", finished) == Since(0, 0, is_running=False)
 
 
 def test_a_run_whose_pictures_are_gone_opens_without_their_names(home):
@@ -229,7 +248,7 @@ def test_a_run_whose_pictures_are_gone_opens_without_their_names(home):
     [
         ("run:nothing", "no training run named 'nothing'"),
         ("run:..", "no training run named"),
-        ("run:begun@7", "begun has no checkpoint of step 7; it has 1, 2"),
+        ("run:begun@7", "begun has no checkpoint 7; it has 1, 2"),
     ],
 )
 def test_runs_that_cannot_be_opened(home, source, sentence):
@@ -237,13 +256,15 @@ def test_runs_that_cannot_be_opened(home, source, sentence):
         open_model(source)
 
 
-@pytest.mark.parametrize("content", [{"step": 1}, ["x"], {"step": 1, "config": {"backbone": 3}, "memory": {}}])
+@pytest.mark.parametrize(
+    "content", [{"step": 1}, ["x"], {"format": FORMAT}, {"format": FORMAT, "config": {"backbone": 3}, "memory": {}}]
+)
 def test_a_checkpoint_of_something_else(home, tmp_path, content):
     folder = tmp_path / "strange"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     torch.save(content, folder / "checkpoints" / "step-00000001.pt")
-    with pytest.raises(RunError, match="step-00000001.pt is not one of this program"):
+    with pytest.raises(RunError, match="step-00000001.pt is not one (of this program|that this version writes)"):
         open_model(f"run:{folder}")
     (folder / "checkpoints" / "step-00000001.pt").write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
     with pytest.raises(RunError, match="cannot be read"):

@@ -3,6 +3,7 @@
 Gradio reads the return types of these functions from their signatures, so annotations stay unquoted here.
 """
 
+import io
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,13 +22,14 @@ from memssl_core.errors import ModelError
 from ui.context import Context, told
 from ui.header import offered
 from ui.messages import explain
+from ui.slots import points_table
 from ui.tray import uploaded
 
 MAX_K = 1000
 
 
 def add_endpoints(context: Context) -> None:
-    """`attention`, `match`, `neighbours` and `model_card`. To be called inside the page's Blocks."""
+    """`attention`, `match`, `neighbours`, `map_points` and `model_card`. To be called inside the page's Blocks."""
 
     def attention(
         image: FileData, model: str | None = None, layer: int = -1, query: str = "cls", size: int | None = None
@@ -46,10 +48,9 @@ def add_endpoints(context: Context) -> None:
         workbench, picture = named(context, model), opened(image)
         with context.turns.take("model"):
             found = workbench.attention(picture, layer=layer, query=query, size=size)
-        folder = tempfile.mkdtemp(dir=get_upload_folder())
-        path = Path(folder, "attention.npz")
-        np.savez(path, rows=found.rows, grid=np.array(found.grid), n_prefix=np.array(found.n_prefix))
-        return FileData(path=str(path), orig_name=path.name), found.summary()
+        file = io.BytesIO()
+        np.savez(file, rows=found.rows, grid=np.array(found.grid), n_prefix=np.array(found.n_prefix))
+        return saved("attention.npz", file.getvalue()), found.summary()
 
     def neighbours(
         image: FileData, space: Literal["memory", "embedding"] = "memory", k: int = 20, model: str | None = None
@@ -98,6 +99,24 @@ def add_endpoints(context: Context) -> None:
         with context.turns.take("model"):
             return workbench.match(a, b, rule, facet, layer, n, size).summary()
 
+    def map_points(
+        space: Literal["memory", "embedding"] = "memory", model: str | None = None
+    ) -> tuple[FileData, dict[str, Any]]:
+        """The map of a vision model's memory: a place in the plane for every memory, near ones alike.
+
+        Args:
+            space: memory compares projections, as the loss does; embedding compares the backbone's output.
+            model: a model that this server has open; left out, the one its page opens with.
+        Returns:
+            A parquet file (slot, x, y, cluster, class_name, uri, step) and how the map was made.
+        """
+        workbench = named(context, model)
+        layout = context.layouts.of(workbench, space)
+        memory = workbench.model.memory
+        assert memory is not None  # or there was no layout
+        told = layout.parameters or {"method": "pca", "space": space}
+        return saved("map.parquet", points_table(layout, memory, context.public)), told
+
     def model_card(model: str | None = None) -> dict[str, Any]:
         """What is known of a model: architecture, data, memory, figures, hashes.
 
@@ -106,7 +125,7 @@ def add_endpoints(context: Context) -> None:
         """
         return named(context, model).model.card
 
-    for endpoint in (attention, match, neighbours, model_card):
+    for endpoint in (attention, match, neighbours, map_points, model_card):
         gr.api(spoken(endpoint), api_name=endpoint.__name__, queue=False)
 
 
@@ -136,6 +155,13 @@ def named(context: Context, model: str | None):
 def opened(image: FileData) -> bytes:
     """The file a program has uploaded."""
     return uploaded(image.path).read_bytes()
+
+
+def saved(name: str, content: bytes) -> FileData:
+    """A file to fetch; it goes with the uploads."""
+    path = Path(tempfile.mkdtemp(dir=get_upload_folder()), name)
+    path.write_bytes(content)
+    return FileData(path=str(path), orig_name=name)
 
 
 def spoken(endpoint: Callable) -> Callable:

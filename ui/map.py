@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import gradio as gr
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from memssl_core import jobs
 from memssl_core.errors import MemsslError, ModelError
+from memssl_core.jobs import JobFolder
 from ui import wire
 from ui.answers import cached, gone
+from ui.colours import agreement, coloured, colours, levels
 from ui.context import EVENT, Context, Visit, handler
-from ui.layouts import Layout, Space, coloured, colours, levels, packed
+from ui.layouts import Layout, Space, packed
 from ui.messages import spoken
-from ui.slots import FILES, card, matching, memory_of
+from ui.slots import FILES, card, matching, memory_of, since
 from ui.store import key_of
 from ui.views import view
 
 FOUND_AT_MOST, TAKEN_AT_MOST = 20_000, 200_000
+WOKEN = 50  # slots that are compared of student and teacher
 
 
 class Fit(BaseModel):
@@ -41,14 +48,14 @@ def map_panel(context: Context, visit: gr.State) -> None:
 
 
 def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
-    """`asked` {model, handle, space} -> {key}: at `api/placed/KEY` the place of a picture, about, and how similar each
-    slot is to it."""
+    """`asked` {model, handle, space} -> {key}: at `api/placed/KEY` the place of a picture, about, how similar each slot
+    is to it, and in the memory space which slots student and teacher are nearest to."""
     handle = asked.get("model") or context.opened().handle
     workbench, space = context.workbench(handle), asked.get("space")
     picture = context.pictures.of_visit(str(asked.get("handle")), visit)
     if space not in ("memory", "embedding"):
         raise ModelError("There is no such space; choose memory or embedding.")
-    layout = context.layouts.of(workbench, handle, space)
+    layout = context.layouts.of(workbench, space)
     key = key_of("placed", layout.key, picture.handle)
     if context.results.get(key) is None:
         with context.turns.take("model"):
@@ -59,17 +66,37 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
         scores = rows @ (query / max(float(np.linalg.norm(query)), 1e-12))
         x, y = layout.spread(place(query, rows, layout.xy)[None])[0].tolist()
         low, high = float(scores.min()), float(scores.max())
-        values = levels(scores, low, high)
-        facts = {"x": x, "y": y, "kind": "scale", "low": low, "high": high, "words": "cosine to the picture"}
-        context.results.put(key, wire.pack({"values": values}, facts))
+        told = {"kind": "scale", "low": low, "high": high, "words": "cosine to the picture"}
+        found = {"similarity": (levels(scores, low, high), told)}
+        if space == "memory" and workbench.model.student is not None:
+            with context.turns.take("model"):
+                student = workbench.student_projection(picture.data)
+            found["agreement"] = agreement(scores, rows @ student, min(WOKEN, -(-len(rows) // 4)))
+        values = {name: one for name, (one, _) in found.items()}
+        facts = {"x": x, "y": y, "colours": {name: told for name, (_, told) in found.items()}}
+        context.results.put(key, wire.pack(values, facts))
     return {"key": key}
 
 
 def add_map_routes(api: APIRouter, owners: APIRouter, context: Context) -> None:
     """`map/…`; fitting a map is a job, so only the owner starts one."""
+    starting = threading.Lock()
 
     def layout_of(model: str, space: Space) -> Layout:
-        return context.layouts.of(context.workbench(model), model, space)
+        return context.layouts.of(context.workbench(model), space)
+
+    def colours_of(model: str, space: Space, layout: Layout) -> list[tuple[str, str]]:
+        has_graph = context.layouts.has_graph(context.workbench(model), layout, space)
+        return colours(layout, memory_of(context, model), has_graph=has_graph)
+
+    def made(request: Request, model: str, space: Space, key: str, what: str, make: Callable[[Layout], bytes]):
+        try:
+            layout = layout_of(model, space)
+            if layout.key != key:
+                return gone("This map was replaced; it is fetched again.")
+            return cached(request, f"{key}-{what}", lambda: (make(layout), "application/octet-stream"))
+        except MemsslError as reason:
+            return gone(str(reason))
 
     @api.get("/map/{model}/{space}")
     @spoken
@@ -81,29 +108,33 @@ def add_map_routes(api: APIRouter, owners: APIRouter, context: Context) -> None:
             "slots": memory.slots,
             "parameters": layout.parameters,
             "last_step": int(memory.step.max()),
-            "colours": colours(layout, memory),
-            "job": fitting(model, space),
+            "cursor": memory.cursor,
+            "since": asdict(since(context, model)),
+            "colours": colours_of(model, space, layout),
+            "problem": why_no_fit(model, space),
+            "job": (job := fitting(model, space)) and job.path.name,
         }
 
     @api.get("/map/{model}/{space}/{key}/points", response_model=None)
     def points(request: Request, model: str, space: Space, key: str) -> Response:
-        try:
-            layout, memory = layout_of(model, space), memory_of(context, model)
-        except MemsslError as reason:
-            return gone(str(reason))
-        if layout.key != key:
-            return gone("This map was replaced; it is fetched again.")
-        return cached(request, f"{key}-points", lambda: (packed(layout, memory.slots), "application/octet-stream"))
+        return made(request, model, space, key, "points", lambda layout: packed(layout, memory_of(context, model)))
 
     @api.get("/map/{model}/{space}/{key}/colour/{by}", response_model=None)
-    def colour(request: Request, model: str, space: Space, key: str, by: str) -> Response:
-        try:
-            layout, memory = layout_of(model, space), memory_of(context, model)
-        except MemsslError as reason:
-            return gone(str(reason))
-        if layout.key != key or by not in dict(colours(layout, memory)):
-            return gone("This colouring is not there; choose another one.")
-        return cached(request, f"{key}-{by}", lambda: (coloured(layout, memory, by), "application/octet-stream"))
+    def colour(
+        request: Request,
+        model: str,
+        space: Space,
+        key: str,
+        by: str,
+        threshold: Annotated[float | None, Query(ge=0.5, le=1)] = None,
+    ) -> Response:
+        def make(layout: Layout) -> bytes:
+            if by not in dict(colours_of(model, space, layout)):
+                raise ModelError("This colouring is not there; choose another one.")
+            graph = partial(context.layouts.graph, context.workbench(model), space)
+            return coloured(layout, memory_of(context, model), by, graph, threshold)
+
+        return made(request, model, space, key, f"{by}-{threshold}", make)
 
     @api.get("/slots/{model}/{space}/{slot}")
     @spoken
@@ -129,21 +160,33 @@ def add_map_routes(api: APIRouter, owners: APIRouter, context: Context) -> None:
     @spoken
     def fit(wish: Fit) -> dict[str, Any]:
         model = wish.model or context.opened().handle
-        running = fitting(model, wish.space)
-        if running is None:
-            source = context.workbench(model).model.source
-            argv = ["map", source, "--space", wish.space, *(["--fast"] if wish.fast else [])]
-            name = context.workbench(model).model.name
-            facts = {"model": model, "space": wish.space}
-            running = jobs.start(argv, kind="map", title=f"Map of {name}", module="analysis", facts=facts).path.name
-        return {"job": running}
+        opened = context.workbench(model).model
+        argv = ["map", opened.source, "--space", wish.space, *(["--fast"] if wish.fast else [])]
+        facts = {"model": model, "space": wish.space}
+        with starting:  # of two who ask at once the second finds the job of the first
+            job = fitting(model, wish.space) or jobs.start(
+                argv, kind="map", title=f"Map of {opened.name}", module="analysis", facts=facts
+            )
+        return {"job": job.path.name}
 
 
-def fitting(model: str, space: str) -> str | None:
-    """The job that fits this map now."""
+def fits(model: str, space: str) -> Iterator[tuple[JobFolder, dict[str, Any]]]:
+    """The jobs that fit this map or have, newest first, and how each stands."""
     for job in jobs.find():
         status = job.status() or {}
-        wanted = (status.get("kind"), status.get("model"), status.get("space")) == ("map", model, space)
-        if wanted and status.get("state") in jobs.LIVE and not job.stop_requested():
-            return job.path.name
-    return None
+        if (status.get("kind"), status.get("model"), status.get("space")) == ("map", model, space):
+            yield job, status
+
+
+def fitting(model: str, space: str) -> JobFolder | None:
+    """The job that fits this map now."""
+    live = (job for job, status in fits(model, space) if status["state"] in jobs.LIVE and not job.stop_requested())
+    return next(live, None)
+
+
+def why_no_fit(model: str, space: str) -> str | None:
+    """The sentence that the last fit of this map failed with, if it did."""
+    _, status = next(fits(model, space), (None, {}))
+    if status.get("state") not in ("failed", "lost"):
+        return None
+    return status.get("message") or "The fit ended without a word; see its log among the jobs."

@@ -12,11 +12,12 @@ import numpy as np
 from memssl_core import paths
 from memssl_core.errors import ModelError
 from ui.context import Context
-from ui.layouts import Space
+from ui.layouts import Layout, Space
 from ui.memory import tile
 
 if TYPE_CHECKING:
     from memssl_core.bundle.table import MemoryTable
+    from memssl_core.training.runs import Since
 
 NEIGHBOURS = 12
 COLUMNS = ("slot", "image_id", "uri", "class_name", "step", "x0", "y0", "x1", "y1")
@@ -40,11 +41,24 @@ def card(context: Context, model: str, space: Space, slot: int) -> dict[str, Any
         **tile(model, row, 1.0),
         "uri": shown_uri(row["uri"], context.public),
         "last_step": int(memory.step.max()),
-        "overwritten_in": int((slot - memory.cursor) % memory.slots) + 1,
+        "overwritten_in": (left := (slot - memory.cursor) % memory.slots + 1),
+        "times_written": max(0, -(-(memory.written - slot) // memory.slots)),
+        "is_stale": left <= since(context, model).overwritten,
         "bundle_hash": workbench.model.card["bundle_hash"],
         "space": found.space,
         "neighbours": [tile(model, one, score) for one, score in zip(found.rows, found.scores.tolist(), strict=True)],
     }
+
+
+def since(context: Context, model: str) -> Since:
+    """What has become of the run that a memory is a snapshot of; of one that is none, nothing."""
+    from memssl_core.training.runs import Since, since_snapshot
+
+    opened = context.workbench(model).model
+    kind, _, run = opened.source.partition(":")
+    if kind != "run":
+        return Since(0, 0, False)
+    return since_snapshot(run, memory_of(context, model))
 
 
 def shown_uri(uri: str | None, public: bool) -> str | None:
@@ -92,6 +106,27 @@ def as_parquet(memory: MemoryTable, slots: np.ndarray, public: bool) -> tuple[by
     sink = io.BytesIO()
     pq.write_table(pa.table({name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}), sink)
     return sink.getvalue(), "application/vnd.apache.parquet"
+
+
+def points_table(layout: Layout, memory: MemoryTable, public: bool) -> bytes:
+    """A parquet file of a map's points: slot, x, y, cluster (-1 none), class_name, uri, step."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cluster = np.full(len(layout.slots), -1, np.int32) if layout.cluster is None else layout.cluster
+    uris = memory.uri.take(layout.slots).to_pylist()
+    columns = {
+        "slot": layout.slots,
+        "x": layout.xy[:, 0],
+        "y": layout.xy[:, 1],
+        "cluster": cluster,
+        "class_name": memory.class_name.take(layout.slots),
+        "uri": pa.array([shown_uri(uri, public) for uri in uris], pa.string()),
+        "step": memory.step[layout.slots],
+    }
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
 
 
 def as_zip(memory: MemoryTable, slots: np.ndarray, public: bool) -> tuple[bytes, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from memssl_core.bundle.maps import MAP_FIGURES
+
 _HEAD = """\
 ---
 library_name: timm
@@ -84,6 +86,21 @@ def card(config: dict[str, Any], *, hours: float | None = None) -> str:
         with_memory="With its memory" if memory else "In the explorer",
         figures=_figures(figures),
     )
+
+
+_MAP_BEGINS, _MAP_ENDS = "\n## Map\n", "\n## Limits\n"
+
+
+def card_with_map(readme: str, map_parameters: dict[str, Any]) -> str:
+    """The card with the figures of the bundle's map, in place of those of an earlier one (see bundle/maps.py)."""
+    figures = {name: map_parameters[name] for name in MAP_FIGURES if name in map_parameters}
+    before, _, after = readme.partition(_MAP_ENDS)
+    before = before.partition(_MAP_BEGINS)[0]
+    if not figures or not after:
+        return readme
+    how = ", ".join(f"{name} {map_parameters.get(name)}" for name in ("method", "seed", "space"))
+    rows = "\n".join(f"| {MAP_FIGURES[name]} | {value:.4g} |" for name, value in figures.items())
+    return f"{before}{_MAP_BEGINS}\n| measure ({_line(how)}) | value |\n|---|---|\n{rows}\n{_MAP_ENDS}{after}"
 
 
 def published_card(readme: str, repo: str) -> str:

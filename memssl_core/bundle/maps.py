@@ -29,10 +29,14 @@ PARAMETERS: dict[str, Any] = {
     "versions": dict,  # of the libraries
     "fit_s": int | float,
 }
-FIGURES = (
-    *("trustworthiness", "trustworthiness_pca", "continuity", "continuity_pca"),  # at 15, of the map and of PCA
-    *("label_agreement", "label_agreement_space"),  # shares of the 15 neighbours that are of one's class
-)
+MAP_FIGURES = {
+    "trustworthiness": "trustworthiness@15 of the map",
+    "trustworthiness_pca": "trustworthiness@15 of the first two principal components",
+    "continuity": "continuity@15 of the map",
+    "continuity_pca": "continuity@15 of the first two principal components",
+    "label_agreement": "share of the 15 neighbours on the map that are of one's class",
+    "label_agreement_space": "share of the 15 neighbours in the space that are of one's class",
+}
 _KEY = b"memssl"  # of the schema's metadata; its value is the JSON of `parameters`
 
 
@@ -47,7 +51,7 @@ class MemoryMap:
     cluster: np.ndarray
     """int32 [M], below MAX_CLUSTERS: 0 is the largest; -1 none"""
     parameters: dict[str, Any]
-    """plain JSON values: those of PARAMETERS, where they could be taken those of FIGURES, and the method's settings"""
+    """plain JSON values: those of PARAMETERS, those of MAP_FIGURES that could be taken, and the method's settings"""
 
 
 def save_map(path: Path, memory_map: MemoryMap) -> None:
@@ -110,7 +114,7 @@ def _parameters(told: bytes) -> dict[str, Any]:
         parameters = None
     if not isinstance(parameters, dict):
         raise ValueError("has no readable parameters")
-    kinds = PARAMETERS | {name: int | float for name in FIGURES if name in parameters}
+    kinds = PARAMETERS | {name: int | float for name in MAP_FIGURES if name in parameters}
     for name, kind in kinds.items():
         if not isinstance(parameters.get(name), kind):
             raise ValueError(f"has no usable {name!r} among its parameters")

@@ -41,6 +41,17 @@ class Batch:
     skipped: tuple[str, ...]
     """what was wrong with the pictures of this batch that could not be read"""
 
+    def chunks(self, count: int) -> list[Batch]:
+        """The same pictures in `count` parts, one after the other; none of them empty."""
+        bounds = [len(self.image_ids) * i // count for i in range(count + 1)]
+        return [
+            Batch(
+                self.global_views[:, a:b], self.local_views[:, a:b], self.boxes[a:b], self.image_ids[a:b], self.skipped
+            )
+            for a, b in zip(bounds, bounds[1:], strict=False)
+            if a < b
+        ]
+
 
 def cut_views(image: Image.Image, config: TrainConfig, *, epoch: int, image_id: int) -> tuple[list[np.ndarray], list]:
     """V uint8 [3, side, side] views, the global ones first, and their crop boxes (x0, y0, x1, y1) in 0..1."""
@@ -122,13 +133,18 @@ class ViewDataset(Dataset):
 
 @dataclass(frozen=True)
 class StepBatches:
-    """Which (epoch, image id) pairs each step reads: a fresh permutation every epoch, the last odd batch left out."""
+    """Which (epoch, image id) pairs each step reads: a fresh permutation every epoch, the last odd batch left out.
+
+    Of `parts` processes each reads its `part` of every batch, neighbours in it.
+    """
 
     images: int
     batch_size: int
     seed: int
     start: int
     stop: int
+    part: int = 0
+    parts: int = 1
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         per_epoch, known, order = self.images // self.batch_size, -1, []
@@ -139,7 +155,8 @@ class StepBatches:
                     epoch,
                     np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(self.images),
                 )
-            yield [(epoch, int(i)) for i in order[position * self.batch_size : (position + 1) * self.batch_size]]
+            batch = order[position * self.batch_size : (position + 1) * self.batch_size]
+            yield [(epoch, int(i)) for i in np.array_split(batch, self.parts)[self.part]]
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -162,11 +179,13 @@ def collate(items: list) -> Batch:
     )
 
 
-def view_loader(images: Images, config: TrainConfig, *, start: int, stop: int) -> DataLoader:
-    """Batches of the steps start..stop-1; the same whatever the number of workers."""
+def view_loader(
+    images: Images, config: TrainConfig, *, start: int, stop: int, part: int = 0, parts: int = 1
+) -> DataLoader:
+    """Batches of the steps start..stop-1, or one part of each; the same whatever the number of workers."""
     return DataLoader(
         ViewDataset(images, config),
-        batch_sampler=StepBatches(len(images), config.batch_size, config.seed, start, stop),
+        batch_sampler=StepBatches(len(images), config.batch_size, config.seed, start, stop, part, parts),
         collate_fn=collate,
         num_workers=config.workers,
         worker_init_fn=_quiet_worker,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any
 
 import timm
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from memssl_core.errors import ModelError
 from memssl_core.model.positions import Positions, use_original_positions
 
-# What lets a family take pictures of any size. Each is tried in turn: timm's builders name what they do not know.
+# What lets a family take pictures of any size. Each is tried in turn.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
@@ -23,26 +24,40 @@ def create_backbone(name: str, *, positions: Positions = "timm", **model_args: A
         model_args: for timm.create_model, for example depth=6, or pretrained=True.
     Raises: ModelError for a name timm does not know (with the nearest ones) or arguments the architecture refuses.
     """
-    architecture = name.partition(".")[0]
-    if not timm.is_model(architecture):
-        near = ", ".join(difflib.get_close_matches(architecture, timm.list_models(), 3)) or "see timm.list_models()"
-        raise ModelError(f"timm has no model named {name!r}; nearest names: {near}.")
-    backbone = _create(name, model_args)
+    backbone, _ = _create(name, model_args)
     if positions == "original":
         use_original_positions(backbone)
     return backbone
 
 
-def _create(name: str, model_args: dict[str, Any]) -> nn.Module:
-    for any_size in _ANY_SIZE:
+def fit_backbone(name: str, wanted: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """`create_backbone` with those of the wanted arguments that the model's family has, and these.
+
+    A ResNet has no `img_size`, for example; other refusals raise ModelError.
+    """
+    return _create(name, wanted, leave_out=True)
+
+
+def _create(name: str, model_args: dict[str, Any], *, leave_out: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+    """Refused arguments cost nothing: builders complain before they build, and name what they do not know."""
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = ", ".join(difflib.get_close_matches(architecture, timm.list_models(), 3)) or "see timm.list_models()"
+        raise ModelError(f"timm has no model named {name!r}; nearest names: {near}.")
+    args, any_sizes = dict(model_args), list(_ANY_SIZE)
+    while True:
         try:
-            return timm.create_model(name, **{"pretrained": False, "num_classes": 0, **any_size, **model_args})
+            given = {"pretrained": False, "num_classes": 0, **any_sizes[0], **args}
+            return timm.create_model(name, **given), args
         except (TypeError, AssertionError, ValueError) as reason:
-            if any(f"'{key}'" in str(reason) for key in any_size):
-                continue  # this family has no such argument
-            told = f" with {model_args}" if model_args else ""
-            raise ModelError(f"{name} cannot be built{told}; choose other sizes or another model.") from reason
-    raise ModelError(f"{name} cannot be built; choose another model.")
+            named = set(re.findall(r"'(\w+)'", str(reason)))
+            if named & any_sizes[0].keys():
+                any_sizes.pop(0)
+            elif leave_out and named & args.keys() and "unexpected keyword argument" in str(reason):
+                args = {key: value for key, value in args.items() if key not in named}
+            else:
+                told = f" with {args}" if args else ""
+                raise ModelError(f"{name} cannot be built{told}; choose other sizes or another model.") from reason
 
 
 def embed(backbone: nn.Module, pixels: Tensor) -> Tensor:

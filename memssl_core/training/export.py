@@ -16,6 +16,7 @@ from memssl_core.bundle.thumbnails import thumbnail
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images
 from memssl_core.data.streams import items_of
+from memssl_core.model.backbone import embedding_width
 from memssl_core.model.memory import Memory
 from memssl_core.model.pair import Pair
 from memssl_core.training.probe import embedding_transform
@@ -43,7 +44,7 @@ def export_bundle(
     backbone = pair.teacher.backbone
     ids = memory.image_id.tolist()
     pictured = sorted({i for i in ids if i >= 0})
-    unread = torch.zeros(backbone.num_features), b""
+    unread = torch.zeros(embedding_width(backbone)), b""
     read = {}
     for batch in embedded(backbone, transform, items_of(images, pictured), device=device, also=_thumbnail):
         for item, row, small in zip(batch.items, batch.embeddings.cpu(), batch.extras, strict=True):
@@ -77,7 +78,7 @@ def config_of(pair: Pair, config: TrainConfig, provenance: dict[str, Any]) -> di
     return bundle_config(
         config.backbone,
         pair.teacher.backbone,
-        config.model_args(),
+        pair.model_args,
         transform=embedding_transform(config),
         head=pair.teacher.head,
         memory_slots=config.memory_slots,

@@ -1,12 +1,11 @@
-"""The trainer: one loop that reads as the method does, in a run folder that outlives it."""
+"""The trainer: a run folder that outlives it, and the loop over steps. torchrun starts it in many processes."""
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,21 @@ import torch
 
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images, open_images
-from memssl_core.data.views import Batch, normalised, view_loader
-from memssl_core.device import choose_device, choose_precision
-from memssl_core.errors import MemsslError, RunError
+from memssl_core.data.views import view_loader
+from memssl_core.errors import ConfigError, MemsslError, RunError
 from memssl_core.jobs import HEARTBEAT_S, Emit, JobFolder, event_writer, read_events, write_atomically
-from memssl_core.model.loss import block_loss_and_entropy
-from memssl_core.model.memory import Memory, block_order
-from memssl_core.model.pair import Pair
 from memssl_core.paths import without_folders
-from memssl_core.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from memssl_core.training.diagnostics import watch
+from memssl_core.training.checkpoint import clear_unfinished, explaining_writes, keep_as_best
 from memssl_core.training.export import export_bundle
-from memssl_core.training.optimizer import adamw, clip_each_tensor, set_rates
 from memssl_core.training.probe import Probe
-from memssl_core.training.schedules import rates_at
+from memssl_core.training.ranks import Ranks, joined
+from memssl_core.training.state import TrainState
+from memssl_core.training.step import train_step
 
 CONFIG = "config.json"
+FREE = ("workers", "log_every", "save_every", "threads")
+"""settings that change nothing of what is computed, or its last bits: a run may go on with others"""
+BEST = ("knn_top1", "rankme")
 
 
 def train(
@@ -42,112 +40,80 @@ def train(
 ) -> Path:
     """Train on a data source, or go on with what `run_dir` holds; the finished bundle's folder.
 
-    Args: data, a source `open_images` knows; listen, also gets every event; should_stop, asked after every step: a
-        true answer saves and ends cleanly (so does a file `control/stop` in the run folder).
+    Under torchrun all processes call it together: each trains on its share of every batch, and rank 0 writes.
+
+    Args: data, a source `open_images` knows; listen, also gets every event; should_stop, asked at every step: a
+        true answer saves after it and ends cleanly (so does a file `control/stop` in the run folder).
     Raises: a MemsslError for settings, data or a run folder that cannot work.
     """
     folder = Path(run_dir)
-    bundle = folder / "bundle"
-    _refuse_strangers(folder, config, data)
-    job = JobFolder(folder)
-    if (job.status() or {}).get("state") == "finished" and bundle.exists():
-        return bundle
+    with joined(config.device) as ranks:
+        is_done = ranks.from_first(lambda: _refuse_strangers(folder, config, data))
+        if is_done:
+            return folder / "bundle"
+        with explaining_writes("A file of the run"):
+            _train(config, data, folder, ranks, listen, should_stop)
+    return folder / "bundle"
+
+
+def _train(
+    config: TrainConfig, data: str, folder: Path, ranks: Ranks, listen: Emit | None, should_stop: Callable[[], bool]
+) -> None:
     images = open_images(data)
-    if len(images) < config.batch_size:
-        raise RunError(f"{data} has {len(images)} pictures, fewer than batch_size {config.batch_size}; lower it.")
-    state = TrainState(config, images)
-    restored = state.restore(folder)
-    job.create().clear_requests()
-    write_atomically(folder / CONFIG, json.dumps(_settings(config, data), indent=2).encode())
-    emit = event_writer(job.events, *([listen] if listen else []))
-    job.write_status("running", step=state.step, steps=state.steps, data=data)
-    emit("started", step=state.step, steps=state.steps, images=len(images), resumed=restored, device=str(state.device))
-    for sentence in images.notes:
-        emit("alarm", step=state.step, message=sentence)
+    _check_sizes(config, images, ranks)
+    config = replace(config, threads=config.threads or ranks.from_first(lambda: _threads_of(folder)))
+    state, job = TrainState(config, images, ranks), JobFolder(folder)
+    sentences = list(state.restore(folder))
+    emit: Emit = lambda event, *, step, **facts: None
+    tell = lambda standing, **facts: None
+    if ranks.is_first:
+        job.create().clear_requests()
+        clear_unfinished(folder / "checkpoints")
+        settings = {**_settings(replace(config, threads=None), data), "chosen": _chosen(state)}
+        write_atomically(folder / CONFIG, json.dumps(settings, indent=2).encode())
+        emit = event_writer(job.events, *([listen] if listen else []))
+        tell = lambda standing, **facts: job.write_status(
+            standing, step=state.step, steps=state.steps, data=data, **facts
+        )
     try:
-        _run(state, job, emit, should_stop)
+        tell("running")
+        facts = {"steps": state.steps, "images": len(images), "device": str(state.device), "processes": ranks.size}
+        restored = {"restored": sentences[-1]} if state.step else {}
+        emit("started", step=state.step, resumed=bool(state.step), **facts, **restored)
+        for sentence in (*images.notes, *sentences[: -1 if state.step else None]):
+            emit("alarm", step=state.step, message=sentence)
+        _run(state, job, emit, tell, should_stop)
         if state.step < state.steps:
             emit("stopped", step=state.step)
-            job.write_status("stopped", step=state.step, steps=state.steps, data=data)
-            return bundle
-        facts = _provenance(state, data, folder)
-        export_bundle(state.pair, state.memory, images, config, bundle, provenance=facts, trained_s=state.trained_s)
+            tell("stopped")
+            return
+        ranks.from_first(lambda: _export(state, data, folder))
     except BaseException as reason:
-        message = str(reason) if isinstance(reason, MemsslError) else f"{type(reason).__name__}: {reason}"
-        emit("failed", step=state.step, message=message)
-        job.write_status("failed", step=state.step, steps=state.steps, data=data, message=message)
+        _tell_of_failure(reason, state, emit, tell)
         raise
     emit("finished", step=state.step)
-    job.write_status("finished", step=state.step, steps=state.steps, data=data)
-    return bundle
+    tell("finished")
 
 
-class TrainState:
-    """What a run is at a step: pair, optimizer, memory, step. Views and blocks follow from (seed, step) alone."""
-
-    def __init__(self, config: TrainConfig, images: Images) -> None:
-        self.config, self.images = config, images
-        self.device = choose_device(config.device)
-        self.precision = choose_precision(config.precision, self.device)
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        self.steps_per_epoch = len(images) // config.batch_size
-        self.steps = config.steps or max(1, round(config.epochs * self.steps_per_epoch))
-        self.step = 0
-        self.trained_s = 0.0
-        torch.manual_seed(config.seed)
-        self.pair = Pair(config).to(self.device).train()
-        generator = torch.Generator().manual_seed(config.seed)
-        self.memory = Memory(config.memory_slots, config.projection_dim, generator=generator).to(self.device)
-        self.optimizer = adamw(self.pair.student)
-
-    def save(self, folder: Path) -> None:
-        state = {
-            "step": self.step,
-            "steps": self.steps,
-            "images": len(self.images),
-            "trained_s": self.trained_s,
-            "config": asdict(self.config),
-            "pair": self.pair.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "memory": self.memory.state_dict(),
-            "versions": {"torch": str(torch.__version__)},
-        }
-        save_checkpoint(folder / "checkpoints", self.step, state)
-
-    def restore(self, folder: Path) -> bool:
-        """Take up the newest checkpoint, if there is one."""
-        found = checkpoints(folder / "checkpoints")
-        if not found:
-            return False
-        state = load_checkpoint(found[-1])
-        if state["images"] != len(self.images):
-            raise RunError(
-                f"This run began with {state['images']} pictures and the data source now has {len(self.images)}; "
-                "restore the source, or start a new run folder."
-            )
-        self.pair.load_state_dict(state["pair"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.memory.load_state_dict(state["memory"])
-        self.step, self.trained_s = state["step"], state["trained_s"]
-        return True
-
-
-def _run(state: TrainState, job: JobFolder, emit: Emit, should_stop: Callable[[], bool]) -> None:
-    config, folder = state.config, job.path
-    probe = Probe.of(state.images, config)
-    if state.step == 0:
+def _run(
+    state: TrainState, job: JobFolder, emit: Emit, tell: Callable[..., None], should_stop: Callable[[], bool]
+) -> None:
+    config, folder, ranks = state.config, job.path, state.ranks
+    probe = Probe.of(state.images, config) if ranks.is_first else None
+    if probe and state.step == 0:
         emit("probe", step=0, **probe(state.pair.teacher.backbone, state.device))
     known_skips: set[str] = set()
     began = beat = asked = time.monotonic()
     trained_before, first, waited_s = state.trained_s, state.step, 0.0
-    for batch in view_loader(state.images, config, start=state.step, stop=state.steps):
+    loader = view_loader(state.images, config, start=state.step, stop=state.steps, part=ranks.rank, parts=ranks.size)
+    for batch in loader:
         waited_s += time.monotonic() - asked
         for sentence in set(batch.skipped) - known_skips:
             known_skips.add(sentence)
             emit("skipped_image", step=state.step, message=sentence, skipped=len(known_skips))
-        is_logged = state.step % config.log_every == 0
-        facts = train_step(state, batch, with_gauges=is_logged)
+        is_logged = ranks.is_first and state.step % config.log_every == 0
+        is_asked = should_stop() or (ranks.is_first and job.stop_requested())
+        facts, is_stopping = train_step(state, batch, with_gauges=is_logged, folder=folder, asked_to_stop=is_asked)
         state.step += 1
         now = time.monotonic()
         state.trained_s = trained_before + now - began
@@ -162,93 +128,109 @@ def _run(state: TrainState, job: JobFolder, emit: Emit, should_stop: Callable[[]
                 eta_s=(state.steps - state.step) / rate,
             )
         if now - beat > HEARTBEAT_S:
-            job.write_status("running", step=state.step, steps=state.steps)
+            tell("running")
             beat = now
         is_last = state.step == state.steps
-        if is_last or state.step % config.probe_every == 0:
-            emit("probe", step=state.step, **probe(state.pair.teacher.backbone, state.device))
-        is_stopping = should_stop() or job.stop_requested()
-        if is_last or is_stopping or state.step % config.save_every == 0:
-            state.save(folder)
+        best: list[str] = []
+        if probe and (is_last or state.step % config.probe_every == 0):
+            figures = probe(state.pair.teacher.backbone, state.device)
+            emit("probe", step=state.step, **figures)
+            best = _better(state.best, figures)
+        if ranks.is_first and (is_last or is_stopping or best or state.step % config.save_every == 0):
+            saved = state.save(folder)
+            for figure in best:
+                keep_as_best(saved, figure)
             emit("saved", step=state.step)
         if is_stopping:
             return
         asked = time.monotonic()
 
 
-def train_step(state: TrainState, batch: Batch, *, with_gauges: bool) -> dict[str, Any]:
-    """One optimizer step, in the order of the method; the facts to log."""
-    config, memory, pair = state.config, state.memory, state.pair
-    now = rates_at(state.step, config, steps=state.steps, steps_per_epoch=state.steps_per_epoch)
-    set_rates(state.optimizer, now)
-    _seed_step(config.seed, state.step)
-    views = [normalised(v.to(state.device, non_blocking=True)) for v in (batch.global_views, batch.local_views)]
-    with torch.autocast(state.device.type, dtype=torch.bfloat16, enabled=state.precision == "bf16"):
-        student, teacher = pair(*views)
-    order = block_order(config.seed, state.step, config.memory_slots).to(state.device)
-    loss, entropy = block_loss_and_entropy(
-        student,
-        teacher,
-        memory.vectors,
-        order,
-        block_size=config.block_size,
-        student_temperature=now.student_temperature,
-        teacher_temperature=now.teacher_temperature,
-    )
-    _stop_unless_finite(loss.item(), state.step)
-    gauges = (
-        watch(student, teacher, memory.vectors[order[: config.block_size]], teacher_temperature=now.teacher_temperature)
-        if with_gauges
-        else {}
-    )
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    grad_norm, clipped_share = clip_each_tensor(pair.student.parameters(), config.clip_norm)
-    state.optimizer.step()
-    pair.move_teacher(now.momentum)
-    memory.push(teacher[1], batch.image_ids.to(state.device), batch.boxes.to(state.device), state.step)
-    facts = {"loss": loss.item(), "kl": loss.item() - entropy.item(), **asdict(now), **gauges}
-    return facts | {"grad_norm": grad_norm, "clipped_share": clipped_share}
+def _better(best: dict[str, float], figures: dict[str, float]) -> list[str]:
+    """The figures that are better than ever before; `best` is brought up to date."""
+    better = [name for name in BEST if name in figures and figures[name] > best.get(name, float("-inf"))]
+    best.update({name: figures[name] for name in better})
+    return better
 
 
-def _seed_step(seed: int, step: int) -> None:
-    """Stochastic depth and patch drop are functions of (seed, step), so a resumed run draws what it would have."""
-    torch.manual_seed((seed * 1_000_003 + step) % (1 << 63))
+def _tell_of_failure(reason: BaseException, state: TrainState, emit: Emit, tell: Callable[..., None]) -> None:
+    message = str(reason) if isinstance(reason, MemsslError) else f"{type(reason).__name__}: {reason}"
+    try:
+        tell("failed", message=message)
+        emit("failed", step=state.step, message=message)
+    except OSError:  # the disk may be what has failed
+        return
 
 
-def _stop_unless_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
+def _check_sizes(config: TrainConfig, images: Images, ranks: Ranks) -> None:
+    if len(images) < config.batch_size:
         raise RunError(
-            f"The loss is not finite at step {step}; this step was not applied and the last checkpoint stands. "
-            "Try a lower lr, a longer warm-up, or --precision fp32."
+            f"{images.spec} has {len(images)} pictures, fewer than batch_size {config.batch_size}; lower it."
         )
+    if config.batch_size % (ranks.size * config.accumulate):
+        raise ConfigError(
+            f"batch_size {config.batch_size} cannot be divided by {ranks.size} processes and accumulate "
+            f"{config.accumulate}; choose a multiple of {ranks.size * config.accumulate}."
+        )
+
+
+def _threads_of(folder: Path) -> int:
+    """What the run began with, else torch's own choice: sums depend on it in their last bits."""
+    try:
+        return int(json.loads((folder / CONFIG).read_bytes())["chosen"]["threads"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return torch.get_num_threads()
+
+
+def _chosen(state: TrainState) -> dict[str, Any]:
+    return {"threads": torch.get_num_threads(), "precision": state.precision, "device": str(state.device)}
 
 
 def _settings(config: TrainConfig, data: str) -> dict[str, Any]:
     return json.loads(json.dumps({"data": data, **asdict(config)}))
 
 
-def _refuse_strangers(folder: Path, config: TrainConfig, data: str) -> None:
-    """RunError for a folder that holds something else, another run, or a run whose trainer is alive; writes nothing."""
+def _refuse_strangers(folder: Path, config: TrainConfig, data: str) -> bool:
+    """Whether the folder holds this run, finished. Writes nothing.
+
+    Raises: RunError for a folder that holds something else, another run, or a run whose trainer is alive.
+    """
     if (folder / CONFIG).exists():
-        found, wanted = json.loads((folder / CONFIG).read_bytes()), _settings(config, data)
+        try:
+            found = json.loads((folder / CONFIG).read_bytes())
+            found = {**_settings(TrainConfig(), ""), **found}  # settings that are younger than the run
+        except (ValueError, TypeError) as reason:
+            raise RunError(
+                f"{CONFIG} of {folder.name} cannot be read; restore it, or choose another --run-dir."
+            ) from reason
+        wanted = _settings(config, data)
         for name in wanted:
-            if found.get(name) != wanted[name]:
+            if name not in FREE and found.get(name) != wanted[name]:
                 raise RunError(
                     f"{folder.name} holds a run with {name} {found.get(name)}, not {wanted[name]}; "
                     "give the same settings to go on with it, or another --run-dir."
                 )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder.name} is not an empty folder and holds no run; choose another --run-dir.")
-    status = JobFolder(folder).status()
-    if status and status["state"] == "running":
+    status = JobFolder(folder).status() or {}
+    if status.get("state") == "running":
         raise RunError(f"{folder.name} is being trained already by process {status['pid']}; stop that one first.")
+    return status.get("state") == "finished" and (folder / "bundle").exists()
+
+
+def _export(state: TrainState, data: str, folder: Path) -> None:
+    facts = _provenance(state, data, folder)
+    bundle = folder / "bundle"
+    export_bundle(
+        state.pair, state.memory, state.images, state.config, bundle, provenance=facts, trained_s=state.trained_s
+    )
 
 
 def _provenance(state: TrainState, data: str, folder: Path) -> dict[str, Any]:
     """What the bundle's card tells of its making; equal runs give equal facts."""
     probes = [event for event in read_events(JobFolder(folder).events)[0] if event["event"] == "probe"]
     figures = {f"{name}_untrained": value for name, value in _figures(probes[0]).items()} | _figures(probes[-1])
+    settings = {name: value for name, value in asdict(state.config).items() if name not in FREE}
     return {
         "name": state.config.backbone.split("_patch")[0] + "-memory",
         "data": without_folders(data),
@@ -256,7 +238,7 @@ def _provenance(state: TrainState, data: str, folder: Path) -> dict[str, Any]:
         "steps": state.step,
         "images_seen": state.step * state.config.batch_size,
         **figures,
-        "config": asdict(state.config),
+        "config": settings,
         "torch": str(torch.__version__),
     }
 

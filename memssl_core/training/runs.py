@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from memssl_core.bundle.table import MemoryTable
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images, open_images
 from memssl_core.errors import MemsslError, RunError
+from memssl_core.jobs import LIVE, JobFolder
 from memssl_core.model.pair import Pair
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint
 from memssl_core.training.export import config_of
-from memssl_core.training.loop import CONFIG
+from memssl_core.training.loop import BEST, CONFIG
 
 _UNFIT = (ArithmeticError, AttributeError, LookupError, MemsslError, RuntimeError, TypeError, ValueError)
 
@@ -27,21 +29,49 @@ def run_weights(run: str) -> Path:
     """The bundle folder of a finished run, or a checkpoint file.
 
     Args: run, `NAME` below `paths.runs_dir()` or the path of a run folder, with `@STEP` a checkpoint of that step,
-        without the bundle, else the newest checkpoint. Raises: RunError if there is none.
+        with `@knn_top1` or `@rankme` the best one by the probe, without the bundle, else the newest checkpoint.
+    Raises: RunError if there is none.
     """
-    name, at, step = run.rpartition("@")
-    name, wanted = (name, int(step)) if at and step.isdecimal() else (run, None)
-    folder = Path(name).expanduser() if "/" in name else paths.runs_dir() / name
+    folder, name, wanted = _folder_and_step(run)
     if name in (".", "..") or not (folder / CONFIG).is_file():
         raise RunError(f"There is no training run named {name.rpartition('/')[2]!r} here; check the name.")
     if wanted is None and (folder / "bundle").is_dir():
         return folder / "bundle"
-    steps = {int(path.stem.removeprefix("step-")): path for path in checkpoints(folder / "checkpoints")}
-    if not steps:
+    found = {path.stem.removeprefix("step-").lstrip("0"): path for path in checkpoints(folder / "checkpoints")}
+    if not found:
         raise RunError(f"{folder.name} has saved no checkpoint yet; wait for its first one.")
-    if wanted is not None and wanted not in steps:
-        raise RunError(f"{folder.name} has no checkpoint of step {wanted}; it has {', '.join(map(str, steps))}.")
-    return steps[max(steps) if wanted is None else wanted]
+    newest = list(found)[-1]
+    best = {figure: folder / "checkpoints" / f"best-{figure}.pt" for figure in BEST}
+    found |= {figure: path for figure, path in best.items() if path.is_file()}
+    if wanted is not None and wanted not in found:
+        raise RunError(f"{folder.name} has no checkpoint {wanted}; it has {', '.join(found)}.")
+    return found[newest if wanted is None else wanted]
+
+
+@dataclass(frozen=True)
+class Since:
+    """What has become of a run since a snapshot of its memory."""
+
+    steps: int
+    overwritten: int
+    """slots that have been written again, from the snapshot's cursor on"""
+    is_running: bool
+
+
+def since_snapshot(run: str, memory: MemoryTable) -> Since:
+    """How far a run (see `run_weights`) has gone on since this memory of it was saved."""
+    status = JobFolder(_folder_and_step(run)[0]).status() or {}
+    saved = int(memory.step.max()) + 1
+    steps = max(0, int(status.get("step") or 0) - saved)
+    keys = round(memory.written / max(saved, 1) * steps)  # as many a step as before
+    return Since(steps, min(keys, memory.slots), status.get("state") in LIVE)
+
+
+def _folder_and_step(run: str) -> tuple[Path, str, str | None]:
+    name, at, step = run.rpartition("@")
+    is_step = bool(at) and (step.isdecimal() or step in BEST)
+    name, wanted = (name, step.lstrip("0")) if is_step else (run, None)
+    return Path(name).expanduser() if "/" in name else paths.runs_dir() / name, name, wanted
 
 
 def checkpoint_bundle(checkpoint: Path) -> Bundle:

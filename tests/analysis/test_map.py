@@ -16,24 +16,22 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.metrics import v_measure_score
 
-from analysis import Neighbours
 from analysis import map as maps
 from analysis.clusters import SPREAD_DIM, find_clusters
 from analysis.graph import neighbour_graph
 from analysis.map import (
     fit_map,
+    graph_file,
+    graph_of,
     map_figures,
     pca_map,
     place,
-    place_by,
-    provenance,
-    stored_graph,
     stored_map,
     umap_map,
 )
 from memssl_core import paths
+from memssl_core.bundle.card import card as bundle_card
 from memssl_core.bundle.layout import open_bundle
-from memssl_core.bundle.maps import MemoryMap
 from memssl_core.errors import ModelError
 from memssl_core.evaluation.health import trustworthiness
 from memssl_core.sources import open_model
@@ -210,13 +208,13 @@ def no_more_fits(monkeypatch):
 
 def test_a_map_is_fitted_once_and_lies_in_its_bundle(bundle_folder, no_more_fits):
     model = open_model(str(bundle_folder))
-    assert stored_map(model) is None and stored_graph(model) is None
+    assert stored_map(model) is None and not graph_file(model, "memory").exists()
     made, told = fit_map(model), model.card
     assert (bundle_folder / "map.parquet").is_file()
     assert open_bundle(bundle_folder).bundle_hash == told["bundle_hash"] == made.parameters["bundle_hash"]
     assert made.slot.tolist() == list(range(WRITTEN)) and made.xy.shape == (WRITTEN, 2)
     assert made.parameters["versions"].keys() >= {"umap-learn", "numba"} and 0 < made.parameters["trustworthiness"] <= 1
-    assert stored_graph(model).neighbours.shape == (WRITTEN, 15)
+    assert graph_of(model).neighbours.shape == (WRITTEN, 15)
     no_more_fits()
     for again in (fit_map(model), fit_map(model, seed=None), stored_map(open_model(f"bundle:{bundle_folder}"))):
         np.testing.assert_array_equal(again.xy, made.xy)
@@ -281,33 +279,42 @@ def test_a_model_without_head_maps_its_embeddings(bundle_folder):
     assert fit_map(model).parameters["space"] == "embedding"
     assert (bundle_folder / "map.parquet").is_file()
     np.testing.assert_array_equal(stored_map(model).xy, stored_map(model, "embedding").xy)
-    assert provenance(model, 0)["space"] == "embedding"
 
 
-def test_a_picture_is_placed_by_its_neighbours():
-    memory_map = MemoryMap(np.arange(2, 6), np.float32([[0, 0], [4, 0], [0, 4], [9, 9]]), np.zeros(4, np.int32), {})
-    near = Neighbours(np.array([3, 2]), np.float32([0.6, 0.2]), "memory", True, [])
-    assert place_by(near, memory_map) == pytest.approx((3, 0))
-    with pytest.raises(ModelError, match="no map of this memory yet; fit one"):
-        place_by(near, None)
+def test_the_graph_is_found_once_and_kept(workbench, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEMSSL_HOME", str(tmp_path / "home"))
+    found, fresh = graph_of(workbench.model), neighbour_graph(workbench.slots()[1])
+    np.testing.assert_array_equal(found.neighbours, fresh.neighbours)
+    assert graph_file(workbench.model, "memory").is_file()
+    monkeypatch.setattr(maps, "neighbour_graph", lambda *_, **__: pytest.fail("it was found again"))
+    np.testing.assert_array_equal(graph_of(workbench.model).scores, found.scores)
+    with pytest.raises(pytest.fail.Exception, match="found again"):
+        graph_of(workbench.model, "embedding")
 
 
-def test_where_a_slot_came_from(workbench):
-    assert provenance(workbench.model, 12) == {
-        "slot": 12,
-        "image_id": 12,
-        "uri": "drawn:7:20/12",
-        "class_name": "owl",
-        "step": 1,
-        "box": workbench.model.memory.box[12].tolist(),
-        "bundle_hash": workbench.model.card["bundle_hash"],
-        "space": "memory",
-    }
-    for wrong in (-1, SLOTS):
-        with pytest.raises(ModelError, match=f"no slot {wrong}; this memory has {SLOTS} slots"):
-            provenance(workbench.model, wrong)
+def test_where_nothing_can_be_kept_there_is_a_graph_too(workbench, monkeypatch, tmp_path):
+    (tmp_path / "home").write_text("a file, not a folder")
+    monkeypatch.setenv("MEMSSL_HOME", str(tmp_path / "home"))
+    assert graph_of(workbench.model).neighbours.shape == (WRITTEN, 15)
+
+
+def test_there_is_no_third_space(workbench):
     with pytest.raises(ModelError, match="no space 'x'"):
         stored_map(workbench.model, "x")
+
+
+def test_the_card_of_a_bundle_tells_its_map(bundle_folder):
+    card = bundle_folder / "README.md"
+    card.write_text(bundle_card(small_bundle().config))
+    model = open_model(str(bundle_folder))
+    for seed in (None, 0):
+        made = fit_map(model, seed=seed)
+        told = card.read_text()
+        assert told.count("## Map") == 1 and told.count("## Limits") == 1
+        assert f"| trustworthiness@15 of the map | {made.parameters['trustworthiness']:.4g} |" in told
+        assert f"seed {seed}" in told
+    fit_map(model, "embedding")  # which lies elsewhere
+    assert card.read_text() == told
 
 
 def test_a_model_without_memory(tmp_path):

@@ -169,11 +169,11 @@ BARE = """
 import sys
 for library in ("umap", "numba", "faiss", "fast_hdbscan", "plotly"):
     sys.modules[library] = None
-from analysis.map import fit_map, provenance, stored_map
+from analysis.map import fit_map, stored_map
 from memssl_core.errors import ModelError
 from memssl_core.sources import open_model
 model = open_model(sys.argv[1])
-print(len(stored_map(model).slot), provenance(model, 3)["uri"])
+print(len(stored_map(model).slot), model.memory.uri[3])
 try:
     fit_map(model, again=True)
 except ModelError as reason:
@@ -190,7 +190,7 @@ def test_a_stored_map_opens_without_umap_and_faiss(bundle_folder):
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [
         f"{WRITTEN} drawn:7:20/3",
-        "Finding neighbours needs faiss; install it with `pip install faiss-cpu`.",
+        "Fitting a map needs faiss-cpu and umap-learn; install it with `pip install faiss-cpu umap-learn`.",
     ]
 
 

@@ -23,11 +23,13 @@ MOUNT = """async () => {
   const loaded = new Promise(done => { sheet.onload = done; });
   document.head.append(sheet);
   await loaded;
-  for (const name of ['raster', 'mapcanvas']) window[name] = await import(`/ui/${name}.js`);
+  for (const name of ['raster', 'mappictures', 'mapcanvas']) window[name] = await import(`/ui/${name}.js`);
   window.heard = [];
   const hear = name => [name, (...given) => heard.push([name, ...given])];
   const names = ['hover', 'pick', 'select', 'view', 'mode', 'clear'];
-  window.map = mapcanvas.mapCanvas(Object.fromEntries(names.map(hear)));
+  window.pictureOf = () => null;
+  const picture = index => { heard.push(['picture', index]); return pictureOf(index); };
+  window.map = mapcanvas.mapCanvas({ ...Object.fromEntries(names.map(hear)), picture });
   map.node.style.height = '422px';
   document.getElementById('box').append(map.node);
   window.still = async (ms = 0) => { // after what was asked for is drawn
@@ -76,9 +78,9 @@ class Board:
         state, scale = self.state, self.scale
         return np.stack([(self.x - state["x"]) * scale + width / 2, (self.y - state["y"]) * scale + height / 2], axis=1)
 
-    def pixels(self) -> np.ndarray:
-        """[H, W, 4] of the points alone."""
-        url = self.page.evaluate("map.node.querySelector('canvas').toDataURL()")
+    def pixels(self, layer: str = "canvas") -> np.ndarray:
+        """[H, W, 4] of the points alone, or of what lies over them: ".overlay"."""
+        url = self.page.evaluate("layer => map.node.querySelector(layer).toDataURL()", layer)
         return np.array(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGBA"))
 
     def heard(self, name: str) -> list:

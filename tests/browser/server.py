@@ -38,6 +38,8 @@ class Server:
     arguments: list[str]
     port: int = field(default_factory=free_port)
     threads: int = 1
+    environment: dict[str, str] = field(default_factory=dict)
+    """more variables for the process and its jobs"""
     process: subprocess.Popen | None = None
 
     @property
@@ -52,7 +54,8 @@ class Server:
         """Returns when the model is ready."""
         command = [sys.executable, "app.py", "--port", str(self.port), "--offline", *self.arguments]
         own = {"GRADIO_TEMP_DIR": str(self.folder / "uploads"), "MEMSSL_HOME": str(self.home)}
-        environment = os.environ | own | {"OMP_NUM_THREADS": str(self.threads), "HF_HOME": str(self.folder / "hub")}
+        own |= {"OMP_NUM_THREADS": str(self.threads), "HF_HOME": str(self.folder / "hub")}
+        environment = os.environ | own | self.environment
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
         end = time.monotonic() + START_S

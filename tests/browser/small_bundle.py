@@ -62,7 +62,11 @@ def write_small_bundle(folder: Path, *, slots: int = 64, pictures: int = 16, see
         provenance={"name": NAME, "data": f"drawn:0:{pictures}", "steps": 10 * slots, "license": "Apache-2.0"},
     )
     state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    Bundle(config=config, backbone=state, head=head.state_dict(), memory=memory, readme="# small\n").save(folder)
+    near = lambda tensor: tensor * (1 + 0.3 * torch.randn(tensor.shape))
+    student = {f"backbone.{name}": near(tensor) for name, tensor in state.items()}
+    student |= {f"head.{name}": tensor.clone() for name, tensor in head.state_dict().items()}
+    parts = {"backbone": state, "head": head.state_dict(), "student": student}
+    Bundle(config=config, **parts, memory=memory, readme="# small\n").save(folder)
     return folder
 
 

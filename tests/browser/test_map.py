@@ -57,7 +57,7 @@ def test_a_slot_is_found_pinned_and_told(panel):
     find(page, "37")
     card = page.get_by_role("region", name="Pinned slot")
     expect(card).to_contain_text("Slot 37")
-    for words in ("drawn:0:16#5", "step 370, 240 steps ago", "memory space, exact", "Overwritten in"):
+    for words in ("drawn:0:16#5", "step 370, 240 steps ago", "memory space, exact", "in 40 keys"):
         expect(card).to_contain_text(words)
     expect(card.locator(".mini")).to_have_count(12)
     assert link(page)["slot"] == "37"

@@ -55,6 +55,24 @@ def test_every_category_has_its_colour_and_more_than_eight_are_grey(board):
     assert it.page.evaluate(refused) == "3 colours for 12 points"
 
 
+@pytest.mark.parametrize(("palette", "dark", "grey"), [("cividis", False, OKABE_ITO[0]), ("age", True, "#59636f")])
+def test_on_a_scale_with_unknown_values_they_are_grey(board, palette: str, dark: bool, grey: str):
+    it = board(dark=dark)
+    it.show(np.linspace(0, SIDE - 1, 6), np.linspace(0, SIDE - 1, 6))
+    colour = """([values, palette, none]) => {
+      map.colour({ kind: 'scale', values: Uint8Array.from(values), palette, none });
+      return still().then(() => [...map.levels]);
+    }"""
+    columns, rows = np.floor(it.places()).astype(int).T
+    values = np.array([0, 1, 2, 128, 255, 0])
+    pure = it.page.evaluate(colour, [values.tolist(), palette, False])
+    levels = np.array(pure).reshape(256, 3)
+    assert it.pixels()[rows, columns, :3].tolist() == levels[values].tolist()
+    assert it.page.evaluate(colour, [values.tolist(), palette, True]) == pure
+    expected = np.where(values[:, None] == 0, rgb(grey), levels[values])
+    assert it.pixels()[rows, columns, :3].tolist() == expected.tolist() and rgb(grey).tolist() != levels[0].tolist()
+
+
 @pytest.mark.parametrize("density", ["off", "on"])
 def test_what_is_greyed_is_still_there(board, density: str):
     it = board()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bundle.making import small_bundle
 from huggingface_hub import ModelCard
 
-from memssl_core.bundle.card import card, published_card
+from memssl_core.bundle.card import card, card_with_map, published_card
 
 
 def test_the_front_matter_is_what_the_hub_reads():
@@ -46,6 +46,17 @@ def test_words_cannot_break_out_of_the_table():
     config["memssl"]["provenance"].update(name="a\n# b", data="x | <script>")
     text = card(config)
     assert "\n# b" not in text and "<script>" not in text and "x \\| &lt;script>" in text
+
+
+def test_a_map_takes_the_place_of_an_earlier_one():
+    text = card(small_bundle().config)
+    one, two = ({"method": "umap", "seed": seed, "space": "memory", "trustworthiness": 0.9 + seed} for seed in (0, 1))
+    told = card_with_map(card_with_map(text, one), two)
+    assert told == card_with_map(text, two) and "| trustworthiness@15 of the map | 1.9 |" in told
+    begin, end = told.split("\n## Map\n")
+    assert text == begin + "\n## Limits\n" + end.split("\n## Limits\n")[1]
+    assert card_with_map(text, {"method": "pca"}) == text
+    assert card_with_map("# my own words\n", one) == "# my own words\n"
 
 
 def test_on_the_hub_the_card_loads_from_there():

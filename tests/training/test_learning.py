@@ -13,8 +13,9 @@ from memssl_core.config import PRESETS
 from memssl_core.data.datasets import Images, open_images
 from memssl_core.data.views import view_loader
 from memssl_core.evaluation.knn import knn
-from memssl_core.training.loop import TrainState, train_step
 from memssl_core.training.probe import embed_images, embedding_transform
+from memssl_core.training.state import TrainState
+from memssl_core.training.step import train_step
 
 CLASSES = ("car", "sailing boat", "tree", "lighthouse")
 CONFIG = replace(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,8 +17,11 @@ from memssl_core.data.datasets import open_images
 from memssl_core.data.views import view_loader
 from memssl_core.errors import RunError
 from memssl_core.jobs import read_events
+from memssl_core.sources import open_model
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint
-from memssl_core.training.loop import TrainState, train, train_step
+from memssl_core.training.loop import train
+from memssl_core.training.state import TrainState
+from memssl_core.training.step import train_step
 
 SMOKE = replace(PRESETS["smoke"], threads=1)
 DATA = "drawn:0:64:64"
@@ -73,7 +77,7 @@ def test_a_file_asks_the_run_to_stop(tmp_path):
             (tmp_path / "run" / "control" / "stop").touch()
 
     train(replace(SMOKE, probe_images=20), DATA, tmp_path / "run", listen=touch)
-    assert weights(tmp_path / "run")["step"] == 1
+    assert weights(tmp_path / "run")["step"] == 2
 
 
 def test_a_view_never_meets_its_own_key():
@@ -82,14 +86,14 @@ def test_a_view_never_meets_its_own_key():
     state = TrainState(SMOKE, images)
     before = state.memory.vectors.clone()
     first, second = view_loader(images, SMOKE, start=0, stop=2)
-    facts = train_step(state, first, with_gauges=True)
+    facts, _ = train_step(state, first, with_gauges=True)
     assert torch.equal(state.memory.image_id[:16], first.image_ids)
     assert not torch.equal(state.memory.vectors[:16], before[:16]) and torch.equal(
         state.memory.vectors[16:], before[16:]
     )
     fresh = TrainState(SMOKE, images)
     fresh.memory.vectors[:16] = state.memory.vectors[:16]
-    assert train_step(fresh, first, with_gauges=True)["loss"] != facts["loss"]
+    assert train_step(fresh, first, with_gauges=True)[0]["loss"] != facts["loss"]
     state.step = 1
     train_step(state, second, with_gauges=False)
     assert torch.equal(state.memory.image_id[16:32], second.image_ids) and state.memory.cursor == 32
@@ -157,3 +161,21 @@ def test_a_killed_process_goes_on_with_the_same_command(tmp_path, number):
     assert "Going on at step" in second.stderr and second.stdout.strip() == str(run_dir / "bundle")
     train(replace(SMOKE, steps=14, save_every=2, probe_images=20, workers=1), DATA, tmp_path / "whole")
     assert_same(weights(tmp_path / "whole"), weights(run_dir))
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_other_families_train_go_on_and_open(tmp_path, backbone):
+    sizes = {"patch_size": None, "width": None, "depth": None, "attention_heads": None}
+    config = replace(SMOKE, backbone=backbone, **sizes, steps=30, batch_size=4, lr=1e-3, log_every=10, save_every=20,
+                     block_size=32, memory_slots=64, probe_every=30, probe_images=20)  # fmt: skip
+    losses, asked = {}, iter([False] * 10 + [True])
+    hear = lambda event, step, **facts: losses.update({step: facts["loss"]}) if event == "step" else None
+    run = tmp_path / "run"
+    train(config, "drawn:0:16:64", run, listen=hear, should_stop=lambda: next(asked))
+    assert weights(run)["step"] == 11
+    bundle = train(config, "drawn:0:16:64", run, listen=hear)
+    assert sorted(losses) == [1, 11, 21] and all(math.isfinite(loss) for loss in losses.values())
+    model = open_model(str(bundle))
+    assert model.memory is not None and model.memory.embeddings is not None and model.memory.written == 120
+    assert model.memory.embeddings.shape == (64, model.card["embedding_width"])
+    assert (model.memory.step >= 14).all()  # all are of the last 64 / 4 steps

@@ -19,13 +19,18 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.graph import DUPLICATE, Graph, duplicates, neighbour_graph
 from analysis.map import fit_map, pca_map, place
+from memssl_core import paths
+from memssl_core.jobs import JobFolder
+from memssl_core.training.runs import Since
 from ui import wire
+from ui.colours import CATEGORIES, agreement, by_duplicates, by_purity, categories, levels, sensible_threshold
 from ui.context import Context, handler, open_source
-from ui.layouts import CATEGORIES, Layout, categories, levels
+from ui.layouts import Layout
 from ui.map import show
 from ui.page import build
-from ui.slots import COLUMNS, as_csv, matching
+from ui.slots import COLUMNS, as_csv, matching, since
 
 
 @pytest.fixture
@@ -46,7 +51,8 @@ def told(client: TestClient, model: str, space: str = "memory") -> dict[str, Any
 
 @given(st.lists(st.none() | st.sampled_from(["a", "b", "ant", "<b>", "é"]), min_size=1, max_size=40))
 def test_categories_by_size(words: list[str | None]):
-    values, names, counts = categories(words)
+    values, facts = categories(words)
+    names, counts = facts["names"], facts["counts"]
     assert counts == sorted(counts, reverse=True) and len(set(names)) == len(names)
     for word, value in zip(words, values.tolist(), strict=True):
         assert (value == 0) if word is None else names[value - 1] == word
@@ -54,7 +60,8 @@ def test_categories_by_size(words: list[str | None]):
 
 
 def test_of_very_many_categories_the_small_ones_are_one():
-    values, names, _ = categories([f"{i:03d}" for i in range(300)] + ["000"])
+    values, facts = categories([f"{i:03d}" for i in range(300)] + ["000"])
+    names = facts["names"]
     assert len(names) == CATEGORIES and names[0] == "000" and (values == 255).sum() == 300 - CATEGORIES
 
 
@@ -81,10 +88,12 @@ def test_points_of_a_memory_without_a_fit_are_its_principal_components(
 ):
     facts = told(client, model)
     assert (facts["points"], facts["slots"], facts["parameters"], facts["job"]) == (62, 64, {}, None)
-    assert [name for name, _ in facts["colours"]] == ["class", "age"]
+    assert [name for name, _ in facts["colours"]] == ["class", "age", "purity", "density", "duplicates"]
+    assert facts["since"] == {"steps": 0, "overwritten": 0, "is_running": False} and facts["cursor"] == 62
     arrays, _ = wire.unpack(client.get(f"/api/map/{model}/memory/{facts['key']}/points").content)
     slots, rows = context.workbench().slots("memory")
     assert np.flatnonzero(np.unpackbits(arrays["has"], bitorder="little")).tolist() == slots.tolist()
+    assert np.unpackbits(arrays["pictured"], bitorder="little", count=62).all()
     xy = pca_map(rows)
     expected = Layout("", slots, xy, None, {}, {}).spread(xy)
     np.testing.assert_array_equal(np.stack([arrays["x"], arrays["y"]], 1), expected)
@@ -92,6 +101,63 @@ def test_points_of_a_memory_without_a_fit_are_its_principal_components(
         f"/api/map/{model}/memory/{facts['key']}/points", headers={"If-None-Match": f'"{facts["key"]}-points"'}
     )
     assert again.status_code == 304
+
+
+def test_colours_of_the_neighbours(client: TestClient, context: Context, model, memory):
+    key, (_, rows) = told(client, model)["key"], context.workbench().slots("memory")
+    graph, labels = neighbour_graph(rows), memory.label[:62]
+    colour = lambda by: wire.unpack(client.get(f"/api/map/{model}/memory/{key}/colour/{by}").content)
+    arrays, facts = colour("density")
+    mean = graph.scores.mean(1)
+    assert (facts["low"], facts["high"]) == pytest.approx(np.quantile(mean, (0.01, 0.99)).tolist())
+    assert arrays["values"].argmax() in np.flatnonzero(mean >= facts["high"])
+    arrays, facts = colour("purity")
+    share = [np.mean(labels[near] == label) for near, label in zip(graph.neighbours, labels, strict=True)]
+    np.testing.assert_allclose(arrays["values"] / 255, share, atol=1 / 255)
+    assert facts["none"] is False
+    arrays, facts = colour("duplicates?threshold=0.9")
+    groups = duplicates(graph, 0.9)
+    assert facts["counts"] == [len(group) for group in groups] and facts["threshold"] == 0.9
+    for number, group in enumerate(groups, 1):
+        assert np.flatnonzero(arrays["values"] == number).tolist() == group.tolist()
+        assert facts["names"][number - 1] == f"like slot {group[0]}"
+    for wrong in (2, "x", "nan", "-inf"):
+        assert client.get(f"/api/map/{model}/memory/{key}/colour/duplicates?threshold={wrong}").status_code == 422
+
+
+def test_unknown_classes_are_grey():
+    graph = Graph(np.array([[1], [0], [0]], np.int32), np.ones((3, 1), np.float32))
+    values, facts = by_purity(graph, np.array([2, 3, -1]))
+    assert values.tolist() == [1, 1, 0] and facts["none"] is True
+    assert by_purity(graph, np.array([2, 2, 3]))[0].tolist() == [255, 255, 1]
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=60))
+def test_a_sensible_threshold_leaves_most_without_a_duplicate(nearest: list[float]):
+    scores = np.array(nearest, np.float32)[:, None]
+    graph = Graph(np.roll(np.arange(len(scores)), 1)[:, None].astype(np.int32), scores)
+    threshold = sensible_threshold(graph)
+    assert DUPLICATE - 1e-9 <= threshold <= 0.99999
+    assert (scores >= threshold).mean() <= 0.1 + 1 / len(scores) or threshold == pytest.approx(0.99999)
+    values, facts = by_duplicates(graph, np.arange(len(scores)))
+    assert facts["threshold"] == threshold and (values > 0).sum() == sum(facts["counts"])
+
+
+def test_of_student_and_teacher():
+    values, facts = agreement(np.array([3.0, 2, 1, 0]), np.array([0.0, 3, 1, 2]), 2)
+    assert values.tolist() == [2, 1, 0, 3] and facts["counts"] == [1, 1, 1]
+
+
+def test_slots_that_a_run_has_overwritten(client: TestClient, model, monkeypatch: pytest.MonkeyPatch):
+    for module in ("map", "slots"):
+        monkeypatch.setattr(f"ui.{module}.since", lambda *_: Since(40, 4, is_running=True))
+    assert told(client, model)["since"] == {"steps": 40, "overwritten": 4, "is_running": True}
+    stale = [slot for slot in range(62) if client.get(f"/api/slots/{model}/memory/{slot}").json()["is_stale"]]
+    assert stale == [0, 1]  # and 62 and 63, which were noise
+
+
+def test_only_a_run_goes_on(context: Context, model):
+    assert since(context, model) == Since(0, 0, is_running=False)
 
 
 def test_colours_say_class_and_age(client: TestClient, model, memory):
@@ -133,6 +199,7 @@ def test_a_card_says_where_a_slot_came_from(client: TestClient, context: Context
     )
     assert (card["slot"], card["step"], card["uri"], card["space"]) == (5, 50, "drawn:0:16#5", "embedding")
     assert card["overwritten_in"] == (5 - 62) % 64 + 1 and card["last_step"] == 610
+    assert card["times_written"] == 1 and card["is_stale"] is False
     assert card["bundle_hash"] == context.workbench().model.card["bundle_hash"]
     for slot in (64, -1, 63):
         assert len(client.get(f"/api/slots/{model}/memory/{slot}").json()["error"]["text"]) > 20
@@ -179,8 +246,15 @@ def test_a_picture_is_placed_by_its_neighbours(context: Context, model):
     at = Layout("", slots, xy, None, {}, {}).spread(place(query, rows, xy)[None])[0]
     assert [facts["x"], facts["y"]] == at.tolist()
     scores = rows @ query
-    assert (facts["low"], facts["high"]) == pytest.approx((scores.min(), scores.max()))
-    assert arrays["values"].argmax() == scores.argmax()
+    told = facts["colours"]["similarity"]
+    assert (told["low"], told["high"]) == pytest.approx((scores.min(), scores.max()))
+    assert arrays["similarity"].argmax() == scores.argmax()
+    top = [set(np.argsort(-one)[:16].tolist()) for one in (scores, rows @ workbench.student_projection(picture.data))]
+    for value, found in ((1, top[0] & top[1]), (2, top[0] - top[1]), (3, top[1] - top[0])):
+        assert set(np.flatnonzero(arrays["agreement"] == value).tolist()) == found
+    assert sum(facts["colours"]["agreement"]["counts"]) == len(top[0] | top[1]) and 0 < len(top[0] & top[1]) < 16
+    in_embeddings = context.results.get(show(context, (), {"handle": "coffee", "space": "embedding"})["key"])
+    assert list(wire.unpack(in_embeddings or b"")[0]) == ["similarity"]  # a student's are not kept
     for wrong in ({"space": "dreams"}, {"handle": "nobody"}, {"model": "x"}):
         asked = {"handle": "coffee", "space": "memory", "ticket": 1} | wrong
         assert len(handler(context, show)((), gr.EventData(None, asked))["error"]["text"]) > 20
@@ -190,6 +264,10 @@ def test_one_fit_runs_and_both_see_it(client: TestClient, model, started: list[d
     first = client.post("/api/map/fit", json={"space": "memory", "model": model}).json()
     second = client.post("/api/map/fit", json={"space": "memory", "model": model, "fast": True}).json()
     assert first["job"] == second["job"] == told(client, model)["job"] and len(started) == 1
+    job = JobFolder(paths.jobs_dir() / first["job"])
+    job.write_status("failed", message="Fitting a map needs UMAP.")
+    assert (told(client, model)["problem"], told(client, model)["job"]) == ("Fitting a map needs UMAP.", None)
+    assert told(client, model, "embedding")["problem"] is None
     assert started[0]["argv"][0] == "map" and started[0]["module"] == "analysis"
     assert told(client, model, "embedding")["job"] is None
     write_job("map", "finished", facts={"model": model, "space": "embedding"})

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from browser.pictures import Upload, photo, upload
 from browser.small_bundle import write_small_bundle
@@ -16,6 +17,7 @@ from fastapi.testclient import TestClient
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from analysis.map import pca_map
 from memssl_core import paths
 from memssl_core.paths import without_folders
 from ui import wire
@@ -123,6 +125,16 @@ def test_endpoint_neighbours_and_card(client: TestClient):
     )
 
 
+def test_endpoint_map_points(client: TestClient, context: Context):
+    for space in ("memory", "embedding"):
+        file, told = call(client, "map_points", space, None)
+        table = pq.read_table(io.BytesIO(client.get(f"/gradio_api/file={file['path']}").content))
+        slots, rows = context.workbench().slots(space)
+        assert table["slot"].to_pylist() == slots.tolist() and told == {"method": "pca", "space": space}
+        np.testing.assert_array_equal(np.stack([table["x"], table["y"]], 1), pca_map(rows))
+        assert set(table["cluster"].to_pylist()) == {-1} and table["uri"][5].as_py() == "drawn:0:16#5"
+
+
 def test_endpoints_serve_what_the_picker_lists_and_is_cached(client: TestClient):
     write_small_bundle(paths.bundles_dir() / "mine", seed=3)
     (by_name,) = call(client, "model_card", "bundle:mine")
@@ -153,6 +165,7 @@ def test_only_the_named_endpoints_are_public(client: TestClient):
         "/attention",
         "/match",
         "/neighbours",
+        "/map_points",
         "/model_card",
     }
 

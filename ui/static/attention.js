@@ -127,6 +127,7 @@ export function mount({ element, props, trigger, watch }) {
 
   function received() {
     const { facts } = maps;
+    look.hover = null; // a patch of the picture before, which this one may not have
     const ratio = facts.frame.width / facts.frame.height;
     const box = Math.min(4, Math.max(0.4, ratio)); // of very long pictures the stage keeps a shape one can look at
     stage.style.aspectRatio = String(box);

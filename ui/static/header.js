@@ -60,7 +60,7 @@ export function mount({ element, upload }) {
   const started = (id) => jobs.started(id);
   const remember = rememberDialog({ upload, started });
   const publish = publishDialog({ started });
-  Object.assign(doors, { models: models.show, remember: remember.show, publish: publish.show });
+  Object.assign(doors, { models: models.show, remember: remember.show, publish: publish.show, jobs: jobs.look });
 
   const model = h("button", { type: "button", class: "chip model", "aria-haspopup": "dialog", onclick: models.show });
   const coming = h("span", { class: "meta coming", role: "status" });

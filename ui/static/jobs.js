@@ -152,6 +152,7 @@ export function jobsChip() {
   return {
     chip,
     node: box.node,
+    look,
     // a job that this tab has just started
     started(id) {
       keepMine([...mine(), id]);

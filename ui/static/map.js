@@ -1,41 +1,45 @@
 // The memory as a map. Coordinates and one colour byte a slot travel once; everything else happens on the canvas.
 
 import { get, post } from "./ask.js";
-import { drawRamp } from "./colormap.js";
 import { commandLine, count, h, note, save, segmented, shellWord, toggle } from "./dom.js";
 import { cardPlace, mapCanvas } from "./mapcanvas.js";
+import { mapColours } from "./mapcolours.js";
+import { SPACES, pinnedCard, selection, thumbnail } from "./mapslots.js";
 import { doors, line, session, whileVisible, writeLink } from "./session.js";
 import { unpack } from "./wire.js";
 
-const COLOURED = 7; // categories with a colour of their own
-const LISTED = 60; // tiles of a selection, and rows of a legend
-const LOOK_MS = 2000;
-const SPACES = { memory: "Memory", embedding: "Embedding" };
-const SIMILAR = "similarity";
+const LOOK_MS = 2000; // between two looks at a fit
+const RUN_MS = 6000; // and at a run that goes on
 
 export function mount({ element, props, trigger, watch }) {
-  const look = { space: "memory", by: null, pinned: null, mode: "pan" };
-  let map = null; // {model, space, key, facts, slots (Uint32Array), colours: {name: {values, facts}}}
+  const look = { space: "memory", by: null, pinned: null };
+  let map = null; // {model, space, key, facts, slots (Uint32Array), x, y, pictured (bits), isStale(slot)}
   let asked = null; // {model, space}: the map under way
   let problem = null;
-  let picked = []; // categories that have a colour, by its number
-  let chosen = null; // {words, slots}: a selection
-  let placed = null; // {handle, key of the map, values, facts}: the tray's picture on it
+  let chosen = null; // slots of a selection
+  let placed = null; // {handle, key of the map}: the tray's picture that is on it
   let wished = null; // the picture whose place is under way
   let tickets = 0;
   let linked = session.link.get("tab") === "memory" && session.link.get("panel") === "map" ? session.link : null;
 
   // ---- what stands where
-  const canvas = mapCanvas({ hover: showHover, pick: (index) => pin(index === null ? null : map.slots[index]), select: (found) => choose(`${count(found.length)} slots inside`, found), clear: clearAll, mode: (name) => { look.mode = name; mode.press(name); } });
+  const canvas = mapCanvas({
+    hover: showHover,
+    pick: (index) => pin(index === null ? null : map.slots[index]),
+    select: (found) => choose(`${count(found.length)} slots inside`, found),
+    picture: (index) => urlOf(map.slots[index]),
+    clear: clearAll,
+    mode: (name) => mode.press(name),
+  });
+  const colours = mapColours(canvas, { bring: bringColours, changed: keepLink });
   const hover = h("div", { class: "hovercard", hidden: true, "aria-hidden": "true" });
-  const mode = segmented("Drag", [["pan", "Pan"], ["lasso", "Lasso"], ["box", "Box"]], "pan", (name) => { look.mode = name; mode.press(name); canvas.mode(name); });
+  const mode = segmented("Drag", [["pan", "Pan"], ["lasso", "Lasso"], ["box", "Box"]], "pan", (name) => { mode.press(name); canvas.mode(name); });
   const space = segmented("Space", Object.entries(SPACES), "memory", (name) => { look.space = name; clearAll(); wish(); });
-  const by = h("select", { "aria-label": "Colour by", onchange: () => colourBy(by.value) });
   const words = h("input", { type: "text", placeholder: "Slot, class or name", "aria-label": "Find slots", autocomplete: "off", spellcheck: "false" });
   const find = h("form", { class: "line", role: "search", onsubmit: (event) => { event.preventDefault(); search(); } }, words, h("button", { type: "submit", class: "btn" }, "Find"));
   const density = toggle("Density", false, (on) => canvas.density(on ? "on" : "auto"));
+  const pictures = toggle("Pictures", true, (on) => canvas.pictures(on));
   const png = h("button", { type: "button", class: "btn", onclick: async () => { const blob = await canvas.png(); if (blob) save(blob, "map.png"); } }, "PNG");
-  const legend = h("section", { "aria-label": "Colours" });
   const pinned = h("section", { "aria-label": "Pinned slot", "aria-live": "polite" });
   const picks = h("section", { "aria-label": "Selection" });
   const meta = h("p", { class: "meta" });
@@ -44,8 +48,8 @@ export function mount({ element, props, trigger, watch }) {
   const loading = h("div", { class: "load", role: "status", hidden: true });
   const state = h("div", { class: "blank", hidden: true });
   const view = h("div", { class: "mapv" },
-    h("div", { class: "toolbar" }, mode.node, h("label", { class: "fld" }, h("span", { class: "lab" }, "Colour by"), by), space.node, find, density, png),
-    h("div", { class: "mapgrid" }, h("div", { class: "mapstage" }, canvas.node, loading, hover, meta, fitting), h("aside", { "aria-label": "About the map" }, legend, pinned, picks)),
+    h("div", { class: "toolbar" }, mode.node, h("label", { class: "fld" }, h("span", { class: "lab" }, "Colour by"), colours.select), space.node, find, pictures, density, png),
+    h("div", { class: "mapgrid" }, h("div", { class: "mapstage" }, canvas.node, loading, hover, meta, fitting), h("aside", { "aria-label": "About the map" }, colours.legend, pinned, picks)),
     command.node);
   element.append(view, state);
 
@@ -77,18 +81,19 @@ export function mount({ element, props, trigger, watch }) {
     try {
       const facts = await get(`api/map/${model.handle}/${inSpace}`);
       if (facts.error) throw facts.error;
-      const next = { model, space: inSpace, key: facts.key, facts, colours: {} };
       const response = await fetch(`api/map/${model.handle}/${inSpace}/${facts.key}/points`);
       if (!response.ok) throw { title: "The map did not arrive.", text: (await response.json()).error };
       const { arrays } = unpack(await response.arrayBuffer());
       if (asked !== mine) return;
-      next.slots = slotsOf(arrays.has, arrays.x.length);
-      map = { ...next, x: arrays.x, y: arrays.y };
+      const slots = slotsOf(arrays.has, arrays.x.length);
+      const isSame = map?.model === model && map.space === inSpace; // a fit has ended: what was chosen stays chosen
+      map = { model, space: inSpace, key: facts.key, facts, slots, ...arrays, isStale: (slot) => (slot - map.facts.cursor + facts.slots) % facts.slots < map.facts.since.overwritten };
       asked = placed = null;
-      chosen = null;
-      canvas.show({ x: arrays.x, y: arrays.y, ids: map.slots });
-      const names = facts.colours.map(([name]) => name);
-      await colourBy(names.includes(look.by) ? look.by : names[0]);
+      canvas.show({ x: arrays.x, y: arrays.y, ids: slots });
+      if (chosen && isSame) choose(chosen.words, placesOf(chosen.slots));
+      else clearChosen();
+      canvas.marks({ cross: null });
+      await colours.show(map, look.by);
       if (look.pinned !== null) pin(look.pinned);
       placePicture();
     } catch (error) {
@@ -105,77 +110,14 @@ export function mount({ element, props, trigger, watch }) {
     return slots;
   }
 
-  // ---- colours
-  async function colourBy(name) {
-    const mine = map;
-    look.by = name;
-    if (name !== SIMILAR && !mine.colours[name]) {
-      const response = await fetch(path(`/${mine.key}/colour/${name}`));
-      if (mine !== map) return;
-      if (!response.ok) { session.fail({ title: "The colours did not arrive.", text: (await response.json()).error }); return; }
+  async function bringColours(name, threshold) {
+    const response = await fetch(path(`/${map.key}/colour/${name}${threshold === null ? "" : `?threshold=${threshold.toFixed(7)}`}`));
+    if (response.ok) {
       const { arrays, facts } = unpack(await response.arrayBuffer());
-      if (mine !== map) return;
-      mine.colours[name] = { values: arrays.values, facts };
+      return { values: arrays.values, facts };
     }
-    if (look.by !== name) return;
-    const { facts } = colouring();
-    picked = facts.kind === "category" ? facts.names.slice(0, COLOURED).map((_, i) => i + 1) : [];
-    paint();
-  }
-  const colouring = () => (look.by === SIMILAR ? placed : map.colours[look.by]);
-  function paint() {
-    const it = colouring();
-    if (!it) return;
-    if (it.facts.kind === "scale") canvas.colour({ kind: "scale", values: it.values, palette: look.by === "age" ? "age" : "cividis" });
-    else {
-      const palette = new Uint8Array(256);
-      picked.forEach((category, number) => { if (category !== null) palette[category] = number + 1; });
-      canvas.colour({ kind: "category", values: it.values, palette });
-    }
-    canvas.marks({ labels: it.facts.kind === "category" ? labels(it) : [] });
-    showLegend(it.facts);
-    keepLink();
-  }
-  function labels({ values, facts }) { // the name of each coloured category, at its middle
-    const { x, y } = map;
-    return picked.filter((category) => category !== null).map((category) => {
-      const [xs, ys] = [[], []];
-      for (let i = 0; i < values.length; i++) if (values[i] === category) { xs.push(x[i]); ys.push(y[i]); }
-      const middle = (all) => Float64Array.from(all).sort()[all.length >> 1];
-      return { x: middle(xs), y: middle(ys), text: facts.names[category - 1] };
-    });
-  }
-
-  function showLegend(facts) {
-    by.replaceChildren(...map.facts.colours.map(([name, text]) => h("option", { value: name }, text)), ...(placed ? [h("option", { value: SIMILAR }, "Similarity to the picture")] : []));
-    by.value = look.by;
-    const title = by.selectedOptions[0]?.textContent ?? "";
-    const head = (text) => h("div", { class: "head" }, h("h2", {}, title), h("span", { class: "meta" }, text));
-    if (facts.kind === "scale") {
-      const ramp = h("canvas", { "aria-hidden": "true" });
-      const ends = [facts.low, facts.high].map((v) => (Number.isInteger(v) ? count(v) : v.toFixed(2)));
-      legend.replaceChildren(head(facts.words), h("div", { class: "scale meta" }, h("span", {}, ends[0]), ramp, h("span", {}, ends[1])));
-      requestAnimationFrame(() => { if (canvas.levels) drawRamp(ramp, canvas.levels); });
-      return;
-    }
-    const rows = facts.names.slice(0, LISTED).map((name, i) => {
-      const number = picked.indexOf(i + 1);
-      return h("button", { type: "button", class: "row legendrow", "aria-pressed": String(number >= 0), onclick: () => toggleCategory(i + 1) },
-        h("i", { class: `dot c${number + 1}` }), h("span", {}, name), h("span", { class: "meta" }, count(facts.counts[i])));
-    });
-    const rest = facts.names.length - rows.length;
-    legend.replaceChildren(head("slots"), h("div", { class: "rows" }, rows), ...(rest > 0 ? [h("p", { class: "meta" }, `${rest} smaller ones in grey`)] : []));
-  }
-  function toggleCategory(category) {
-    const at = picked.indexOf(category);
-    if (at >= 0) picked[at] = null;
-    else {
-      const free = picked.indexOf(null);
-      if (free >= 0) picked[free] = category;
-      else if (picked.length < COLOURED) picked.push(category);
-      else picked = [...picked.slice(1), category]; // the one that was coloured first gives way
-    }
-    paint();
+    session.fail({ title: "The colours did not arrive.", text: (await response.json()).error });
+    return null;
   }
 
   // ---- the tray's picture on the map
@@ -196,28 +138,28 @@ export function mount({ element, props, trigger, watch }) {
     if (!response.ok || mine !== map) return;
     const { arrays, facts } = unpack(await response.arrayBuffer());
     if (mine !== map) return;
-    placed = { handle: question.handle, key: map.key, values: arrays.values, facts };
+    placed = { handle: question.handle, key: map.key };
     canvas.marks({ cross: { x: facts.x, y: facts.y } });
-    if (look.by === SIMILAR) paint();
-    else showLegend(colouring().facts);
+    colours.place(Object.fromEntries(Object.entries(arrays).map(([name, values]) => [name, { values, facts: facts.colours[name] }])));
     tell();
   });
 
   // ---- hover, pin, selection
-  const classOf = (index) => {
-    const it = map.colours.class;
-    return it && it.values[index] ? it.facts.names[it.values[index] - 1] ?? "another class" : null;
+  const urlOf = (slot) => {
+    const index = canvas.find(slot);
+    return index !== null && map.pictured[index >> 3] >> (index & 7) & 1 ? `api/thumb/${map.model.handle}/${slot}` : null;
   };
-  const thumb = (slot) => h("img", { src: `api/thumb/${map.model.handle}/${slot}`, alt: "", loading: "lazy", onerror: (event) => event.target.replaceWith(h("span", { class: "meta" }, "picture not kept")) });
   function showHover(index, at) {
     hover.hidden = index === null || matchMedia("(max-width: 640px)").matches;
     if (index === null) return;
     const slot = map.slots[index];
-    hover.replaceChildren(h("div", { class: "pic" }, thumb(slot)), h("dl", { class: "facts" }, [["Slot", count(slot)], ...(classOf(index) ? [["Class", classOf(index)]] : [])].map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
+    const known = colours.classOf(index);
+    const pairs = [["Slot", count(slot)], ...(known ? [["Class", known]] : []), ...(map.isStale(slot) ? [["Overwritten", "since this snapshot"]] : [])];
+    hover.replaceChildren(h("div", { class: "pic" }, thumbnail(urlOf(slot))), h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
     const box = canvas.node.getBoundingClientRect();
     const { left, top } = cardPlace(at.x - box.left, at.y - box.top, hover.offsetWidth, hover.offsetHeight, box.width, box.height);
     Object.assign(hover.style, { left: `${left}px`, top: `${top}px` });
-    if (look.pinned === null) canvas.describe(`Map of ${count(map.slots.length)} slots. Slot ${slot}${classOf(index) ? `, ${classOf(index)}` : ""}. Enter pins it.`);
+    if (look.pinned === null) canvas.describe(`Map of ${count(map.slots.length)} slots. Slot ${slot}${known ? `, ${known}` : ""}. Enter pins it.`);
   }
 
   async function pin(slot) {
@@ -226,6 +168,7 @@ export function mount({ element, props, trigger, watch }) {
     if (slot === null) {
       pinned.replaceChildren();
       canvas.marks({ pinned: null, links: [] });
+      canvas.describe(`Map of ${count(map.slots.length)} slots. Arrow keys move it, plus and minus zoom, Enter pins the nearest point, L starts a lasso.`);
       return;
     }
     const mine = map;
@@ -233,14 +176,7 @@ export function mount({ element, props, trigger, watch }) {
     if (mine !== map || look.pinned !== slot) return;
     if (card.error) { pinned.replaceChildren(note(card.error)); look.pinned = null; return; }
     canvas.marks({ pinned: canvas.find(slot), links: placesOf(card.neighbours.map((one) => one.slot)) });
-    const age = card.last_step - card.step;
-    const pairs = [["Slot", count(card.slot)], ["Class", card.class_name ?? "none known"], ["Image", card.image_id < 0 ? "unknown" : count(card.image_id)], ["Source", card.uri ?? "unknown"],
-      ["Written", card.step < 0 ? "before training" : `step ${count(card.step)}${age > 0 ? `, ${count(age)} steps ago` : ""}`], ["Overwritten in", `${count(card.overwritten_in)} keys`],
-      ["Crop", card.box ? card.box.map((v) => v.toFixed(2)).join(" · ") : "not kept"], ["Space", SPACES[card.space].toLowerCase()], ["Bundle", card.bundle_hash?.slice(0, 12) ?? "none"]];
-    const tile = (one) => h("button", { type: "button", class: "mini", "aria-label": `Slot ${one.slot}, cosine ${one.score.toFixed(3)}${one.class_name ? `, ${one.class_name}` : ""}`, onclick: () => { pin(one.slot); for (const index of placesOf([one.slot])) canvas.goTo(index); } }, thumb(one.slot), h("span", { class: "meta" }, one.score.toFixed(3)));
-    pinned.replaceChildren(h("div", { class: "card" }, h("div", { class: "head" }, h("h3", {}, `Slot ${count(slot)}`), h("button", { type: "button", class: "btn quiet small", onclick: () => pin(null) }, "Unpin")),
-      h("div", { class: "pinhead" }, h("div", { class: "pic" }, thumb(slot)), h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]))),
-      h("div", { class: "head" }, h("h3", {}, "Nearest"), h("span", { class: "meta" }, `${SPACES[card.space].toLowerCase()} space, exact`)), h("div", { class: "minis" }, card.neighbours.map(tile))));
+    pinned.replaceChildren(pinnedCard(card, { unpin: () => pin(null), go: (to) => { pin(to); for (const index of placesOf([to])) canvas.goTo(index); } }));
     canvas.describe(`Map of ${count(map.slots.length)} slots. Pinned: slot ${slot}${card.class_name ? `, ${card.class_name}` : ""}; white lines lead to its ${card.neighbours.length} nearest slots.`);
   }
 
@@ -251,10 +187,7 @@ export function mount({ element, props, trigger, watch }) {
     const mask = new Uint8Array(map.slots.length);
     for (const index of indices) mask[index] = 1;
     canvas.dim(indices.length ? mask : null);
-    const files = ["csv", "parquet", "zip"].map((kind) => h("button", { type: "button", class: "btn small", disabled: !chosen.slots.length, onclick: () => take(kind) }, kind.toUpperCase()));
-    picks.replaceChildren(h("div", { class: "head" }, h("h2", {}, told), h("button", { type: "button", class: "btn quiet small", onclick: clearChosen }, "Clear")), h("div", { class: "line" }, files),
-      h("div", { class: "minis" }, chosen.slots.slice(0, LISTED).map((slot) => h("button", { type: "button", class: "mini", "aria-label": `Slot ${slot}`, onclick: () => pin(slot) }, thumb(slot), h("span", { class: "meta mono" }, count(slot))))),
-      ...(chosen.slots.length > LISTED ? [h("p", { class: "meta" }, `The first ${LISTED}; a file holds all.`)] : []));
+    picks.replaceChildren(...selection(told, chosen.slots, { urlOf, pin, take, clear: clearChosen }));
   }
   function clearChosen() {
     chosen = null;
@@ -272,7 +205,8 @@ export function mount({ element, props, trigger, watch }) {
     const found = await get(`api/slots/${map.model.handle}?words=${encodeURIComponent(asks)}`);
     if (found.error) { session.fail(found.error); return; }
     const indices = placesOf(found.slots);
-    choose(`${count(found.count)} ${found.count === 1 ? "slot" : "slots"} for “${asks}”`, indices);
+    const more = found.count > found.slots.length ? ` of ${count(found.count)}` : "";
+    choose(`${count(indices.length)}${more} ${indices.length === 1 ? "slot" : "slots"} for “${asks}”`, indices);
     if (indices.length === 1) { pin(map.slots[indices[0]]); canvas.goTo(indices[0]); }
   }
   async function take(kind) {
@@ -290,32 +224,40 @@ export function mount({ element, props, trigger, watch }) {
     doors.jobs?.();
     tell();
   }
-  async function lookAgain() { // a fit under way: its map takes the place of this one
+  async function lookAgain() { // a fit under way: its map takes the place of this one; a run: more slots are overwritten
     const mine = map;
     const facts = await get(path());
-    if (mine !== map || facts?.error) return;
-    if (facts.key !== map.key) bringMap(map.model, map.space);
-    else { map.facts = facts; tell(); }
+    if (mine !== map) return;
+    if (facts.error) looking = setTimeout(lookAgain, RUN_MS);
+    else if (facts.key !== map.key) bringMap(map.model, map.space);
+    else {
+      map.facts = facts;
+      colours.refresh();
+      tell();
+    }
   }
   function tell() {
     const { facts, slots, model } = map;
     const { parameters: made } = facts;
     const isFitted = Object.keys(made).length > 0;
     meta.textContent = [`${count(slots.length)} of ${count(facts.slots)} slots shown`, facts.last_step > 0 ? `snapshot at step ${count(facts.last_step)}` : "",
-      isFitted ? `UMAP, ${made.n_neighbors} neighbours, ${made.seed === null ? "no seed" : `seed ${made.seed}`}${made.trustworthiness ? `, trustworthiness ${Number(made.trustworthiness).toFixed(2)}` : ""}` : "first two principal components",
+      facts.since.steps > 0 ? `the run has gone on for ${count(facts.since.steps)} steps and overwritten ${count(facts.since.overwritten)} of these slots` : "",
+      isFitted ? `UMAP, ${made.n_neighbors} neighbours, ${made.seed === null ? "no seed" : `seed ${made.seed}`}${made.trustworthiness ? `, trustworthiness ${Number(made.trustworthiness).toFixed(3)}` : ""}` : "first two principal components",
       "near points are alike; distances between groups mean little", placed ? "the cross is the picture above, placed by its neighbours: approximate" : ""].filter(Boolean).join(" · ");
     command.text = `python -m analysis map ${shellWord(model.typed)} --space ${map.space} --html map.html`;
     clearTimeout(looking);
-    if (facts.job) {
-      fitting.replaceChildren(h("span", { class: "meta" }, "A UMAP is being fitted; it takes the place of this map by itself."));
-      looking = setTimeout(lookAgain, LOOK_MS);
-    } else if (!isFitted && !session.facts.public) {
-      fitting.replaceChildren(h("button", { type: "button", class: "btn pri", onclick: () => fit(false) }, "Fit with UMAP"), h("button", { type: "button", class: "btn", onclick: () => fit(true) }, "Fast preview"));
+    if (facts.job || (facts.since.is_running && element.offsetParent !== null)) looking = setTimeout(lookAgain, facts.job ? LOOK_MS : RUN_MS);
+    if (facts.job) fitting.replaceChildren(h("span", { class: "meta" }, "A UMAP is being fitted; it takes the place of this map by itself."));
+    else if (!isFitted && !session.facts.public) {
+      fitting.replaceChildren(h("button", { type: "button", class: "btn pri", onclick: () => fit(false) }, "Fit with UMAP"), h("button", { type: "button", class: "btn", onclick: () => fit(true) }, "Fast preview"),
+        ...(facts.problem ? [note({ title: "The last fit failed.", text: facts.problem })] : []));
     } else fitting.replaceChildren();
   }
   function keepLink() {
-    if (!map || element.offsetParent === null) return;
-    writeLink({ tab: "memory", panel: "map", space: look.space === map.model.memory.spaces[0] ? null : look.space, by: look.by === map.facts.colours[0]?.[0] ? null : look.by, slot: look.pinned });
+    if (!map) return;
+    look.by = colours.name;
+    if (element.offsetParent === null) return;
+    writeLink({ tab: "memory", panel: "map", space: look.space === map.model.memory.spaces[0] ? null : look.space, by: colours.isFirst ? null : look.by, slot: look.pinned });
   }
 
   // ---- states

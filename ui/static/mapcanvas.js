@@ -3,6 +3,7 @@
 
 import { cividis } from "./colormap.js";
 import { count, h, icon, onTheme } from "./dom.js";
+import { drawPicture, imageCache, withRoom } from "./mappictures.js";
 import * as raster from "./raster.js";
 
 const PAD_PX = 24; // between the points and the border when all are shown
@@ -19,6 +20,10 @@ const MOVING_MS = 16; // what drawing points may cost while the map moves; then 
 const FEWEST = 32_768;
 const STILL_MS = 150;
 const CARD_GAP_PX = 16;
+const PICTURE_PX = 44; // with its two rims; a multiple of 4, so that it is whole pixels on most screens
+const RIMS_PX = [1.5, 2]; // of the page's colour, and of the point's inside it
+const PICTURED = 400; // points on screen, with more of them there are no pictures
+const MOST_PICTURES = 120;
 const TOKENS = ["bg", "text", "accent", ...Array.from({ length: 8 }, (_, i) => `c${i}`)];
 const DARK_RIM = [20, 24, 31];
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -42,7 +47,8 @@ function glyph(path) { // 16 px, as the icons of the page
 }
 
 // `hear`, each may be missing: {hover(index|null, {x, y} px of the window), pick(index|null), select(indices), view(),
-// mode(name), clear()}. An index is a place in the arrays that `show` was given.
+// mode(name), clear(), picture(index)}; the last one answers with the URL of a thumbnail, or null. An index is a place in
+// the arrays that `show` was given.
 export function mapCanvas(hear) {
   const ground = h("canvas", { "aria-hidden": "true" });
   const top = h("canvas", { class: "overlay", tabindex: "0", role: "img", "aria-label": "Map. Arrow keys move it, plus and minus zoom, Enter pins the nearest point, L starts a lasso." });
@@ -70,7 +76,11 @@ export function mapCanvas(hear) {
   let hovered = null;
   let image = null;
   let pixel = null; // of each point
-  const drawnNow = { size: 1, dense: false, count: 0, draws: 0 };
+  let seen = null; // the points of this view, by their places in `order`; null before they are needed
+  let hasPictures = true;
+  let shown = []; // {index, rank, url} of each picture, `rank` its place in `order`
+  let images = imageCache(changed);
+  const drawnNow = { size: 1, dense: false, count: 0, draws: 0, pictures: 0 };
 
   // ---- where things are
   function scale() { // px of the page per coordinate
@@ -83,6 +93,7 @@ export function mapCanvas(hear) {
   const placeOf = (index) => place(points.x[index], points.y[index]);
   const coordinates = (px, py) => [view.x + (px - size.width / 2) / scale(), view.y + (py - size.height / 2) / scale()];
   const near = (px, py, reach) => (points ? raster.nearest(points, points, ...coordinates(px, py), reach / scale()) : null);
+  const under = (px, py, reach) => pictureAt(px, py)?.index ?? near(px, py, reach);
   function pixels(ratio = 1, margin = 0) { // the view of raster.js
     const s = scale() * ratio;
     return { scale: s, left: view.x * s - (size.width / 2) * ratio - margin, top: view.y * s - (size.height / 2) * ratio - margin };
@@ -91,6 +102,7 @@ export function mapCanvas(hear) {
   // ---- drawing, at most once a frame
   let frame = 0;
   let isStale = true; // the points have to be drawn again
+  let isLaidOut = false; // the pictures of this view are chosen
   let moving = null; // timer, set while the view moves
   let portion = 1; // of the points, while it moves
   function later(withPoints = false) {
@@ -102,6 +114,7 @@ export function mapCanvas(hear) {
     frame = 0;
     if (!size.width || !points) return; // on a hidden tab; drawn when it is back
     if (isStale) drawPoints();
+    if (!isLaidOut && !moving) layOut();
     drawMarks();
   }
 
@@ -115,7 +128,7 @@ export function mapCanvas(hear) {
       }));
       tokens.font = `600 12px ${style.getPropertyValue("--ui-sans") || "sans-serif"}`;
     }
-    const { kind, palette } = colouring;
+    const { kind, palette, none } = colouring;
     const isDark = tokens.bg[0] < 128;
     let levels = null;
     if (kind === "scale") { // without the end that the page's colour would hide
@@ -123,13 +136,14 @@ export function mapCanvas(hear) {
       else levels = isDark ? raster.part(cividis, 0.25, 1) : raster.part(cividis, 0, 0.85);
     }
     const colourOf = (value) => {
-      if (levels) return [...levels.subarray(3 * value, 3 * value + 3)];
+      if (levels) return none && value === 0 ? tokens.c0 : [...levels.subarray(3 * value, 3 * value + 3)];
       const number = palette ? palette[value] : value;
       return tokens[`c${number}`] ?? tokens.c0; // what has no colour of its own is grey
     };
     const all = Array.from({ length: 256 }, (_, value) => colourOf(value));
     ink = {
       levels,
+      all,
       colours: Uint32Array.from(all, (colour) => raster.pack(...colour)),
       rims: Uint32Array.from(all, (colour) => raster.pack(...raster.mix(colour, DARK_RIM, 0.5))),
       dimmed: raster.pack(...raster.mix(tokens.bg, tokens.c0, 0.55)),
@@ -169,6 +183,45 @@ export function mapCanvas(hear) {
     hear.view?.();
   }
 
+  // ---- pictures
+  function layOut() {
+    isLaidOut = true;
+    shown = [];
+    if (hear.picture && hasPictures) {
+      seen ??= raster.inView(drawn, pixels(), size.width, size.height);
+      const all = seen.length > PICTURED ? [] : Array.from(seen).filter((rank) => !on || on[rank])
+        .map((rank) => ({ rank, index: order[rank], url: hear.picture(order[rank]) }))
+        .filter(({ url }) => url && !images.hasFailed(url));
+      const spots = all.map(({ index }) => placeOf(index));
+      shown = withRoom(spots.map(([x]) => x), spots.map(([, y]) => y), PICTURE_PX, MOST_PICTURES).map((i) => all[i]);
+    }
+    images.want(shown.map(({ url }) => url));
+  }
+  function layOutAgain() {
+    isLaidOut = false;
+    later();
+  }
+  function changed(hasFailed) { // an image has come; one that did not leaves its room to others
+    if (hasFailed) layOutAgain();
+    else later();
+  }
+  function pictureAt(px, py) {
+    const [[x, y], half] = [coordinates(px, py), PICTURE_PX / 2 / scale()];
+    const isAt = (index) => Math.abs(points.x[index] - x) <= half && Math.abs(points.y[index] - y) <= half;
+    return shown.find(({ index, url }) => isAt(index) && images.get(url));
+  }
+
+  function drawPictures(context) {
+    drawnNow.pictures = 0;
+    for (const { index, rank, url } of [...shown].reverse()) { // the first on top, should the zoom bring them together
+      const picture = images.get(url);
+      if (!picture) continue;
+      const rims = [[css(tokens.bg), RIMS_PX[0]], [css(ink.all[level[rank]]), RIMS_PX[1]]];
+      drawPicture(context, picture, ...placeOf(index), PICTURE_PX, rims, size.ratio);
+      drawnNow.pictures++;
+    }
+  }
+
   const css = ([red, green, blue], alpha = 1) => `rgb(${red} ${green} ${blue} / ${alpha})`;
 
   function drawMarks() {
@@ -184,6 +237,7 @@ export function mapCanvas(hear) {
       }
     };
     const circle = (x, y, radius) => { context.beginPath(); context.arc(x, y, radius, 0, 2 * Math.PI); };
+    drawPictures(context);
     drawLabels(context);
     if (marks.pinned !== null) {
       const from = placeOf(marks.pinned);
@@ -261,7 +315,10 @@ export function mapCanvas(hear) {
   // ---- moving about
   function moved() { // the view has changed
     clearTimeout(moving);
-    moving = setTimeout(() => { moving = null; if (drawnNow.count < order?.length) later(true); }, STILL_MS);
+    moving = setTimeout(() => { moving = null; later(drawnNow.count < order?.length); }, STILL_MS);
+    seen = null;
+    isLaidOut = false;
+    images.want([]); // nothing more is asked for until it is still
     const [x0, y0, x1, y1] = points?.box ?? [0, 0, raster.SIDE, raster.SIDE];
     view.x = clamp(view.x, x0, x1);
     view.y = clamp(view.y, y0, y1);
@@ -324,7 +381,7 @@ export function mapCanvas(hear) {
   }
   function hoverAgain() { // the points have moved under the pointer, or under the middle
     if (byKeys) setHover(near(size.width / 2, size.height / 2, Math.min(size.width, size.height) / 4));
-    else if (mouse && !pressed) setHover(near(...mouse, REACH_PX));
+    else if (mouse && !pressed) setHover(under(...mouse, REACH_PX));
     else if (hovered !== null) setHover(null);
   }
 
@@ -357,8 +414,11 @@ export function mapCanvas(hear) {
     const pans = !isTouch && (mode === "pan" || event.button === 1);
     pressed = { spot, last: spot, pans, isClick: true, isTouch };
     if (mode !== "pan" && !pans) path = [spot];
-    else if (isTouch) setHover(near(...spot, TOUCH_REACH_PX));
+    else if (isTouch) setHover(under(...spot, TOUCH_REACH_PX));
   });
+
+  // else a browser takes the first tap after a lasso lifted in haste for the end of a scroll
+  top.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
 
   top.addEventListener("pointermove", (event) => {
     const spot = spotOf(event);
@@ -368,7 +428,7 @@ export function mapCanvas(hear) {
     if (!pressed) {
       if (event.pointerType === "touch") return;
       byKeys = false;
-      return setHover(near(...spot, REACH_PX));
+      return setHover(under(...spot, REACH_PX));
     }
     if (pressed.isClick && Math.hypot(spot[0] - pressed.spot[0], spot[1] - pressed.spot[1]) < CLICK_PX) return;
     if (pressed.isClick && !pressed.isTouch) setHover(null);
@@ -380,7 +440,7 @@ export function mapCanvas(hear) {
     } else if (pressed.pans) {
       node.classList.add("drag");
       panBy(pressed.last[0] - spot[0], pressed.last[1] - spot[1]);
-    } else setHover(near(...spot, TOUCH_REACH_PX)); // one finger looks for the point it means
+    } else setHover(under(...spot, TOUCH_REACH_PX)); // one finger looks for the point it means
     pressed.last = spot;
   });
 
@@ -402,7 +462,7 @@ export function mapCanvas(hear) {
     if (!was) return;
     if (event.type === "pointercancel") setHover(null);
     else if (drawnPath && !was.isClick) select(drawnPath);
-    else if (was.isClick || was.isTouch) hear.pick?.(near(...was.last, was.isTouch ? TOUCH_REACH_PX : REACH_PX));
+    else if (was.isClick || was.isTouch) hear.pick?.(under(...was.last, was.isTouch ? TOUCH_REACH_PX : REACH_PX));
     hoverAgain();
     later();
   }
@@ -472,19 +532,24 @@ export function mapCanvas(hear) {
       marks = { ...NO_MARKS };
       path = pressed = null;
       portion = 1;
+      images.want([]);
+      images = imageCache(changed);
     }
     drawn = { x: raster.gather(x, order), y: raster.gather(y, order) };
-    hovered = null;
+    hovered = seen = null;
+    shown = [];
+    isLaidOut = false;
     if (isOther) fit();
     else hoverAgain();
     later(true);
   }
 
   // kind "category": palette[value] is the number of a colour, 0 is grey (none given: the value itself, grey from 8 on);
-  // kind "scale": palette is "cividis" or "age". values: Uint8Array, one a point.
-  function colour({ kind, values, palette }) {
+  // kind "scale": palette is "cividis" or "age", with `none` the value 0 is unknown and grey. values: Uint8Array, one a
+  // point.
+  function colour({ kind, values, palette, none = false }) {
     if (values.length !== order?.length) throw new RangeError(`${values.length} colours for ${order?.length ?? 0} points`);
-    colouring = { kind, palette };
+    colouring = { kind, palette, none };
     level = raster.gather(values, order);
     ink = null;
     later(true);
@@ -493,6 +558,8 @@ export function mapCanvas(hear) {
   function dim(mask) { // Uint8Array, 0 is greyed; null: nothing is
     if (mask && mask.length !== order?.length) throw new RangeError(`A mask of ${mask.length} for ${order?.length ?? 0} points`);
     on = mask && raster.gather(mask, order);
+    if (on) shown = shown.filter(({ rank }) => on[rank]);
+    isLaidOut = false;
     later(true);
   }
 
@@ -517,8 +584,12 @@ export function mapCanvas(hear) {
     Object.assign(size, { width, height, ratio });
     const [w, tall] = [Math.round(width * ratio), Math.round(height * ratio)];
     const isOther = ground.width !== w || ground.height !== tall;
-    if (isOther) for (const canvas of [ground, top]) Object.assign(canvas, { width: w, height: tall });
-    isStale ||= isOther; // a canvas that was resized is empty
+    if (isOther) {
+      for (const canvas of [ground, top]) Object.assign(canvas, { width: w, height: tall });
+      isStale = true; // a canvas that was resized is empty
+      isLaidOut = false;
+      seen = null;
+    }
     draw();
   }).observe(node);
   onTheme(() => {
@@ -536,6 +607,11 @@ export function mapCanvas(hear) {
     png,
     mode: setMode,
     density(choice) { density = choice; later(true); }, // "auto", "on" or "off"
+    pictures(choice) { // whether there are any
+      hasPictures = choice;
+      shown = [];
+      layOutAgain();
+    },
     marks(next) { Object.assign(marks, next); later(); }, // what is not named stays
     describe(text) { top.setAttribute("aria-label", text); },
     inView: () => (points ? raster.inView(points, pixels(), size.width, size.height) : new Uint32Array()),

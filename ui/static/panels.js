@@ -17,6 +17,7 @@ export function mount({ element }) {
       const node = document.getElementById(panel);
       if (!node) { requestAnimationFrame(() => show(name)); return; } // not yet mounted
       node.hidden = panel !== name;
+      node.dataset.placed = "";
     }
     if (element.offsetParent !== null) writeLink({ tab: "memory", panel: name === "neighbours" ? null : name });
     session.tell();

@@ -1,0 +1,204 @@
+"""What colours the map, what stands beside it, and whose words these are: hostile ones, missing ones, stale ones."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from browser.conftest import Watched, assert_accessible
+from browser.small_bundle import write_small_bundle
+from browser.test_map import SHOWN, find, link
+from PIL import Image
+from playwright.sync_api import Page, Route, expect
+
+from memssl_core.bundle.layout import open_bundle
+
+HOSTILE = "<img src=x onerror='window.hit=1'>{{7*7}}"
+URI = "javascript:window.hit=2//<script>window.hit=3</script>"
+UNKEPT = 3
+
+
+@pytest.fixture
+def panel(visit: Callable[..., Watched]) -> Callable[..., Watched]:
+    def open_panel(query: str = "", **options) -> Watched:
+        watched = visit(f"?tab=memory&panel=map{query}", ready=SHOWN, **options)
+        expect(watched.page.locator(SHOWN)).to_contain_text("the cross is the picture above")
+        return watched
+
+    return open_panel
+
+
+@pytest.fixture(scope="session")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with hostile words, and one slot of which no crop and no picture were kept."""
+    folder = write_small_bundle(tmp_path_factory.mktemp("strange") / "strange", seed=2)
+    bundle = open_bundle(folder)
+    memory = bundle.memory
+    assert memory is not None
+    box, pictures = memory.box.copy(), memory.thumbnails.to_pylist()
+    box[UNKEPT], pictures[UNKEPT] = 0, None
+    words = [HOSTILE if slot % 2 else "=cmd|' /C calc'!A0" for slot in range(memory.slots)]
+    changed = replace(memory, class_name=words, uri=[URI] * memory.slots, box=box, thumbnails=pictures)
+    replace(bundle, memory=changed).save(folder)
+    return folder
+
+
+def colour(page: Page, by: str) -> None:
+    page.get_by_label("Colour by").select_option(by)
+    expect(page.get_by_role("region", name="Colours").locator("h2")).to_have_text(
+        page.get_by_label("Colour by").locator(f"option[value={by}]").inner_text()
+    )
+
+
+def counts(page: Page) -> list[int]:
+    return [int(text) for text in page.locator(".legendrow .meta").all_inner_texts()]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width, height", [(390, 844), (1440, 900)])
+def test_every_colouring_and_its_legend(panel, theme: str, width: int, height: int):
+    page = panel(width=width, height=height, color_scheme=theme).page
+    legend = page.get_by_role("region", name="Colours")
+    looks = set()
+    for by, words in (
+        ("class", "slots"),
+        ("age", "steps since it was written"),
+        ("purity", "share of the 15 nearest slots that are of its class"),
+        ("density", "mean cosine to the 15 nearest slots"),
+        ("duplicates", "slots in all"),
+        ("similarity", "cosine to the picture"),
+        ("agreement", "of the 16 nearest of each"),
+    ):
+        colour(page, by)
+        expect(legend).to_contain_text(words)
+        assert link(page).get("by") == (None if by == "class" else by)
+        page.wait_for_timeout(80)
+        looks.add(page.evaluate("document.querySelector('.mapbox canvas').toDataURL()"))
+    assert len(looks) == 7
+    assert_accessible(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_the_threshold_of_near_duplicates(panel):
+    page = panel("&by=duplicates").page
+    slider = page.get_by_label("Duplicates from cosine")
+    expect(slider).to_be_visible()
+    first = counts(page)
+    slider.focus()
+    slider.press("Home")
+    expect(slider).to_have_attribute("aria-valuetext", "0.90000")
+    expect(page.locator(".legendrow").first).not_to_contain_text(f" {first[0]}")
+    assert sum(counts(page)) > sum(first)
+    slider.press("End")
+    expect(page.get_by_role("region", name="Colours")).to_contain_text("None.")
+    colour(page, "class")
+    expect(slider).to_be_hidden()
+
+
+def test_student_and_teacher_follow_the_picture(panel):
+    page = panel("&by=agreement").page
+    expect(page.get_by_label("Colour by")).to_have_value("agreement")
+    both, teacher, student = counts(page)
+    assert both + teacher == both + student == 16
+    page.locator("#tray-memory .pics button").nth(3).click()
+    expect(page.locator(".legendrow .meta").first).not_to_have_text(str(both))
+    expect(page.get_by_label("Colour by")).to_have_value("agreement")
+    page.get_by_role("button", name="Embedding", exact=True).click()  # where the student has no vectors to compare
+    expect(page.locator(SHOWN)).to_contain_text("the cross is the picture above")
+    expect(page.get_by_label("Colour by")).to_have_value("class")
+
+
+def test_what_a_run_has_overwritten_is_marked(panel):
+    since = {"steps": 40, "overwritten": 12, "is_running": True}
+
+    def gone_on(route: Route) -> None:
+        told = {"is_stale": True} if route.request.url.endswith("/9") else {"since": since}
+        route.fulfill(json=route.fetch().json() | told)
+
+    page = panel().page
+    for asked in ("**/api/map/*/memory", "**/api/slots/*/memory/9"):
+        page.route(asked, gone_on)
+    page.reload()
+    expect(page.locator(SHOWN)).to_contain_text(
+        "snapshot at step 610 · the run has gone on for 40 steps and overwritten 12 of these slots"
+    )
+    colour(page, "stale")
+    expect(page.locator(".legendrow")).to_have_text("overwritten since step 61012")
+    for slot, words in ((9, "since this snapshot of step 610"), (20, "in 23 keys")):  # 62, 63, 0, 1, … 9 are gone
+        page.goto(re.sub(r"&slot=\d+|$", f"&slot={slot}", page.url, count=1))
+        expect(page.get_by_role("region", name="Pinned slot")).to_contain_text(words)
+
+
+def test_colours_that_do_not_come_are_told_and_others_stay(panel):
+    page = (watched := panel()).page
+    page.route("**/colour/density*", lambda route: route.fulfill(status=410, json={"error": "Install faiss."}))
+    before = page.evaluate("document.querySelector('.mapbox canvas').toDataURL()")
+    page.get_by_label("Colour by").select_option("density")
+    expect(page.get_by_role("alert")).to_contain_text("Install faiss.")
+    expect(page.get_by_label("Colour by")).to_have_value("class")
+    page.wait_for_timeout(100)
+    assert page.evaluate("document.querySelector('.mapbox canvas').toDataURL()") == before
+    assert [said for said in watched.complaints if "410" not in said] == []
+    watched.complaints.clear()
+
+
+def test_after_filtering_each_slot_still_has_its_own_picture(panel, server):
+    page = panel().page
+    find(page, "fish")
+    page.locator(".legendrow").nth(2).click()
+    tiles = page.get_by_role("region", name="Selection").locator(".mini")
+    expect(tiles).to_have_count(7)
+    tiles.nth(6).locator("img").scroll_into_view_if_needed()
+    slots = [int((tile.get_attribute("aria-label") or "").split()[1]) for tile in tiles.all()]
+    for tile, slot in zip(tiles.all(), slots, strict=True):
+        assert (tile.locator("img").get_attribute("src") or "").endswith(f"/{slot}")
+    tiles.nth(4).click()
+    card = page.get_by_role("region", name="Pinned slot")
+    expect(card).to_contain_text(f"Slot {slots[4]}")
+    expect(card).to_contain_text("fish")
+    source = card.locator(".pinhead img").get_attribute("src")
+    shown = Image.open(io.BytesIO(page.request.get(f"{server}{source}").body()))
+    tile = page.request.get(f"{server}api/thumb/{str(source).split('/')[2]}/{slots[4]}").body()
+    assert Image.open(io.BytesIO(tile)) == shown
+
+
+def test_what_was_not_kept_is_said_and_words_stay_words(panel, strange: Path):
+    page = (watched := panel(f"&model=bundle:{strange}&slot={UNKEPT}")).page
+    card = page.get_by_role("region", name="Pinned slot")
+    expect(card).to_contain_text(HOSTILE)
+    expect(card).to_contain_text(URI)
+    expect(card.locator(".pinhead")).to_contain_text("picture not kept")
+    expect(card.locator("dd").filter(has_text="not kept")).to_be_visible()
+    expect(page.locator(".legendrow").first).to_contain_text(HOSTILE)
+    expect(page.locator(".legendrow").nth(1)).to_contain_text("=cmd|' /C calc'!A0")
+    find(page, "onerror")
+    expect(page.get_by_role("region", name="Selection")).to_contain_text("31 slots for “onerror”")
+    expect(page.locator(".mini[aria-label='Slot 3']")).to_contain_text("picture not kept")
+    assert not [url for url in watched.requests if url.endswith(f"/{UNKEPT}") and "/thumb/" in url]
+    page.locator(".mapbox .overlay").focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("button", name="Neighbours", exact=True).click()
+    expect(page.locator(".tile")).to_have_count(20)
+    assert page.evaluate("window.hit") is None
+
+
+def test_pictures_stand_on_the_map_near_in_and_can_be_switched_off(panel):
+    page = (watched := panel()).page
+    page.get_by_role("button", name="Zoom in").click()
+    shown = lambda: len({url for url in watched.requests if "/thumb/" in url})
+    expect(page.get_by_role("switch", name="Pictures")).to_be_checked()
+    page.wait_for_timeout(600)
+    picture = "document.querySelector('.mapbox .overlay').toDataURL()"
+    assert shown() > 5
+    on = page.evaluate(picture)
+    page.get_by_role("switch", name="Pictures").uncheck()
+    page.wait_for_timeout(200)
+    off, asked = page.evaluate(picture), shown()
+    assert len(off) < len(on)
+    page.get_by_role("button", name="Zoom in").click()
+    page.wait_for_timeout(500)
+    assert shown() == asked

@@ -1,0 +1,166 @@
+// How the map is coloured: the choice, the legend whose rows light up and grey out, and the names that stand on the map.
+
+import { drawRamp } from "./colormap.js";
+import { count, h, slider } from "./dom.js";
+
+const COLOURED = 7; // categories with a colour of their own
+const LISTED = 60; // rows of the legend
+const OF_PICTURE = { similarity: "Similarity to the picture", agreement: "Student and teacher" };
+const STALE = "stale";
+const TOGETHER = 0.6; // how far, of what all points are, those of a named category are from their middle
+const CUT_MS = 250; // a slider that rests as long is meant
+const cosineAt = (step) => 1 - 10 ** -(1 + step / 20); // as ui/colours.py offers them
+const stepOf = (cosine) => Math.round(20 * (-Math.log10(1 - cosine) - 1));
+
+const median = (values) => Float64Array.from(values).sort()[values.length >> 1];
+// [x, y] of the middle of points, and how far they are from it
+function middle(x, y) {
+  const [left, top] = [median(x), median(y)];
+  return [left, top, median(Float64Array.from(x, (at, i) => Math.hypot(at - left, y[i] - top)))];
+}
+
+// `hear`: {bring(name, threshold) -> {values, facts} or null, changed()}
+export function mapColours(canvas, hear) {
+  let map = null; // {facts, slots, x, y, isStale(slot)}
+  let kept = {}; // colourings by name
+  let placed = {}; // those of the tray's picture
+  let by = null;
+  let wished = null; // what a link names and is not there yet
+  let picked = []; // categories that have a colour, by its number
+
+  const select = h("select", { "aria-label": "Colour by", onchange: () => choose(select.value) });
+  const title = h("h2");
+  const told = h("span", { class: "meta" });
+  const body = h("div");
+  let resting;
+  const cut = slider("Duplicates from cosine", { min: 0, max: 80, value: 0, words: (step) => cosineAt(step).toFixed(5), oninput: (step) => {
+    clearTimeout(resting);
+    resting = setTimeout(() => { delete kept.duplicates; choose("duplicates", cosineAt(step)); }, CUT_MS);
+  } });
+  const legend = h("section", { "aria-label": "Colours" }, h("div", { class: "head" }, title, told), cut.node, body);
+  cut.node.hidden = true;
+
+  const offered = () => [...map.facts.colours, ...(map.facts.since.overwritten ? [[STALE, "Overwritten since"]] : []), ...Object.keys(placed).map((name) => [name, OF_PICTURE[name]])];
+  const isOffered = (name) => offered().some(([one]) => one === name);
+  const colouring = () => placed[by] ?? kept[by];
+
+  function staleSlots() {
+    const values = Uint8Array.from(map.slots, (slot) => (map.isStale(slot) ? 1 : 0));
+    const { overwritten } = map.facts.since;
+    return { values, facts: { kind: "category", names: [`overwritten since step ${count(map.facts.last_step)}`], counts: [overwritten], words: "slots" } };
+  }
+
+  async function choose(name, threshold = null) {
+    const mine = map;
+    by = name;
+    wished = null;
+    if (name === STALE) kept[STALE] = staleSlots();
+    else if (!placed[name] && !kept[name]) {
+      const found = await hear.bring(name, threshold);
+      if (mine !== map || by !== name) return;
+      if (!found) { if (name !== offered()[0][0]) await choose(offered()[0][0]); return; }
+      kept[name] = found;
+    }
+    const { facts } = colouring();
+    picked = facts.kind === "category" ? facts.names.slice(0, COLOURED).map((_, i) => i + 1) : [];
+    paint();
+  }
+
+  function paint() {
+    const { values, facts } = colouring();
+    if (facts.kind === "scale") canvas.colour({ kind: "scale", values, palette: by === "age" ? "age" : "cividis", none: facts.none });
+    else {
+      const palette = new Uint8Array(256);
+      picked.forEach((category, number) => { if (category !== null) palette[category] = number + 1; });
+      canvas.colour({ kind: "category", values, palette });
+    }
+    canvas.marks({ labels: facts.kind === "category" && by !== "agreement" && by !== "duplicates" ? labels(values, facts) : [] });
+    showLegend(facts);
+    hear.changed();
+  }
+
+  // The name of each coloured category, at its middle; none for one that is spread as far as the map is
+  function labels(values, facts) {
+    const { x, y } = map;
+    const [, , far] = middle(x, y);
+    return picked.filter((category) => category !== null).flatMap((category) => {
+      const isOf = (_, i) => values[i] === category;
+      const [left, top, wide] = middle(x.filter(isOf), y.filter(isOf));
+      return wide < TOGETHER * far ? [{ x: left, y: top, text: facts.names[category - 1] }] : [];
+    });
+  }
+
+  function showChoices() {
+    select.replaceChildren(...offered().map(([name, text]) => h("option", { value: name }, text)));
+    select.value = by;
+  }
+  function showLegend(facts) {
+    showChoices();
+    title.textContent = select.selectedOptions[0]?.textContent ?? "";
+    told.textContent = facts.words ?? "slots";
+    cut.node.hidden = by !== "duplicates";
+    if (by === "duplicates") cut.value = stepOf(facts.threshold);
+    if (facts.kind === "scale") return showScale(facts);
+    const rows = facts.names.slice(0, LISTED).map((name, i) => {
+      const number = picked.indexOf(i + 1);
+      return h("button", { type: "button", class: "row legendrow", "aria-pressed": String(number >= 0), onclick: () => toggleCategory(i + 1) },
+        h("i", { class: `dot c${number + 1}` }), h("span", {}, name), h("span", { class: "meta" }, count(facts.counts[i])));
+    });
+    const rest = (facts.groups ?? facts.names.length) - rows.length;
+    const has = body.querySelector(".rows");
+    const at = has && title.dataset.by === by ? has.scrollTop : 0;
+    body.replaceChildren(h("div", { class: "rows" }, rows), ...(rest > 0 ? [h("p", { class: "meta" }, `${count(rest)} smaller ones in grey`)] : []), ...(rows.length ? [] : [h("p", { class: "meta" }, "None.")]));
+    body.querySelector(".rows").scrollTop = at;
+    title.dataset.by = by;
+  }
+  function showScale(facts) {
+    const ramp = h("canvas", { "aria-hidden": "true" });
+    const [low, high] = [facts.low, facts.high];
+    const digits = Math.abs(high - low) < 0.05 ? 4 : 2;
+    const ends = [low, high].map((v) => (Number.isInteger(v) ? count(v) : v.toFixed(digits)));
+    body.replaceChildren(h("div", { class: "scale meta" }, h("span", {}, ends[0]), ramp, h("span", {}, ends[1])), ...(facts.none ? [h("p", { class: "meta" }, "Grey: its class, or that of its neighbours, is not known.")] : []));
+    requestAnimationFrame(() => { if (canvas.levels) drawRamp(ramp, canvas.levels); });
+  }
+  function toggleCategory(category) {
+    const at = picked.indexOf(category);
+    if (at >= 0) picked[at] = null;
+    else {
+      const free = picked.indexOf(null);
+      if (free >= 0) picked[free] = category;
+      else if (picked.length < COLOURED) picked.push(category);
+      else picked = [...picked.slice(1), category]; // the one that was coloured first gives way
+    }
+    paint();
+    body.querySelectorAll(".legendrow")[category - 1]?.focus({ preventScroll: true });
+  }
+
+  return {
+    select,
+    legend,
+    get name() { return by; },
+    get isFirst() { return by === map.facts.colours[0][0]; },
+    // another map; `name` is the colouring wished for
+    async show(next, name) {
+      [map, kept, placed] = [next, {}, {}];
+      await choose(isOffered(name) ? name : offered()[0][0]);
+      wished = Object.hasOwn(OF_PICTURE, name) ? name : null;
+    },
+    // the facts of this map have changed
+    refresh() {
+      if (by === STALE && map.facts.since.overwritten) choose(STALE);
+      else if (by === STALE) choose(offered()[0][0]);
+      else showChoices();
+    },
+    // colourings of the tray's picture
+    place(colours) {
+      placed = colours;
+      if (wished && placed[wished]) choose(wished);
+      else if (by in OF_PICTURE) choose(placed[by] ? by : offered()[0][0]);
+      else showChoices();
+    },
+    classOf(index) { // null where it is not known
+      const it = kept.class;
+      return it && it.values[index] ? it.facts.names[it.values[index] - 1] ?? "another class" : null;
+    },
+  };
+}
