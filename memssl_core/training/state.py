@@ -58,9 +58,7 @@ class TrainState:
         self.student = self.pair.student
         if self.ranks.size > 1:
             with self.ranks.speaking():
-                self.student = DistributedDataParallel(
-                    self.pair.student, broadcast_buffers=False, gradient_as_bucket_view=True
-                )
+                self.student = DistributedDataParallel(self.pair.student, gradient_as_bucket_view=True)
 
     @property
     def networks(self) -> dict[str, nn.Module]:

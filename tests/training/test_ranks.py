@@ -11,7 +11,6 @@ import torch
 from training.processes import ends, start
 
 from memssl_core.config import PRESETS
-from memssl_core.data.datasets import open_images
 from memssl_core.errors import RunError
 from memssl_core.jobs import JobFolder, read_events
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint
@@ -143,13 +142,14 @@ def test_a_batch_is_shared_out_in_order():
     assert [sum((part[i] for part in parts), []) for i in range(5)] == whole
 
 
-def test_a_run_may_go_on_with_other_workers(tmp_path):
+def test_the_number_of_workers_changes_nothing(tmp_path):
     config = replace(PRESETS["smoke"], threads=1, steps=4, probe_images=20)
     asked = iter([False, True])
-    train(config, DATA, tmp_path / "run", should_stop=lambda: next(asked))
-    train(replace(config, workers=1, save_every=1), DATA, tmp_path / "run")
+    train(replace(config, workers=1), DATA, tmp_path / "run", should_stop=lambda: next(asked))
+    train(replace(config, workers=3, save_every=1), DATA, tmp_path / "run")
     train(config, DATA, tmp_path / "whole")
     one, other = (load_checkpoint(checkpoints(tmp_path / name / "checkpoints")[-1]) for name in ("run", "whole"))
     for name, tensor in one["pair"].items():
         assert torch.equal(tensor, other["pair"][name])
-    assert len(open_images(DATA)) == 64
+    for name in ("memory.safetensors", "config.json"):
+        assert (tmp_path / "run" / "bundle" / name).read_bytes() == (tmp_path / "whole" / "bundle" / name).read_bytes()
