@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -39,6 +39,8 @@ class Train:
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     preset: Literal["vit-s16-800ep", "vit-b16-400ep", "resnet50-100ep", "demo", "smoke"] = "demo"
     """the settings to start from; any field below changes one of them"""
+    track: Literal["trackio", "tensorboard", "wandb"] | None = None
+    """also send the numbers to an experiment tracker, whose package is to be installed"""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,17 @@ def train(argv: list[str]) -> None:
     )
     from memssl_core.training.loop import train as run_training
     from memssl_core.training.terminal import progress
+    from memssl_core.training.track import tracker
 
     stop = StopOnSignal("Stopping after this step and saving…")
+    sends = tracker(wanted.track, wanted.run_dir, asdict(wanted.config)) if wanted.track else None
+
+    def hear(event: str, *, step: int, **facts: Any) -> None:
+        for listener in filter(None, (listen, sends)):
+            listener(event, step=step, **facts)
+
     with progress() as listen:
-        bundle = run_training(wanted.config, wanted.data, wanted.run_dir, listen=listen, should_stop=stop)
+        bundle = run_training(wanted.config, wanted.data, wanted.run_dir, listen=hear, should_stop=stop)
     if stop():
         print(f"Saved. The same command goes on with {wanted.run_dir}.", file=sys.stderr)
     else:

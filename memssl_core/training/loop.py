@@ -17,7 +17,9 @@ from memssl_core.data.views import view_loader
 from memssl_core.errors import ConfigError, MemsslError, RunError
 from memssl_core.jobs import HEARTBEAT_S, Emit, JobFolder, event_writer, read_events, write_atomically
 from memssl_core.paths import without_folders
+from memssl_core.training.alarms import Alarms
 from memssl_core.training.checkpoint import clear_unfinished, explaining_writes, keep_as_best
+from memssl_core.training.diagnostics import Earlier, probe_facts
 from memssl_core.training.export import export_bundle
 from memssl_core.training.probe import Probe
 from memssl_core.training.ranks import Ranks, joined
@@ -71,7 +73,7 @@ def _train(
         clear_unfinished(folder / "checkpoints")
         settings = {**_settings(replace(config, threads=None), data), "chosen": _chosen(state)}
         write_atomically(folder / CONFIG, json.dumps(settings, indent=2).encode())
-        emit = event_writer(job.events, *([listen] if listen else []))
+        emit = _with_alarms(state, folder, event_writer(job.events, *([listen] if listen else [])))
         tell = lambda standing, **facts: job.write_status(
             standing, step=state.step, steps=state.steps, data=data, **facts
         )
@@ -95,13 +97,30 @@ def _train(
     tell("finished")
 
 
+def _with_alarms(state: TrainState, folder: Path, emit: Emit) -> Emit:
+    """Every event, and after it an `alarm` for what it gives reason to; those of the run's past were told then."""
+    alarms = Alarms(state.config, len(state.images), state.steps, state.steps_per_epoch)
+    for event in read_events(JobFolder(folder).events)[0] if state.step else []:
+        if event.get("step", 0) <= state.step:
+            alarms.hear(**event)
+
+    def emit_and_hear(event: str, *, step: int, **facts: Any) -> None:
+        emit(event, step=step, **facts)
+        for sentence in alarms.hear(event, step, **facts):
+            emit("alarm", step=step, message=sentence)
+
+    return emit_and_hear
+
+
 def _run(
     state: TrainState, job: JobFolder, emit: Emit, tell: Callable[..., None], should_stop: Callable[[], bool]
 ) -> None:
     config, folder, ranks = state.config, job.path, state.ranks
     probe = Probe.of(state.images, config) if ranks.is_first else None
+    earlier = None
     if probe and state.step == 0:
-        emit("probe", step=0, **probe(state.pair.teacher.backbone, state.device))
+        figures, earlier = _probed(state, probe, None)
+        emit("probe", step=0, **figures)
     known_skips: set[str] = set()
     began = beat = asked = time.monotonic()
     trained_before, first, waited_s = state.trained_s, state.step, 0.0
@@ -133,7 +152,7 @@ def _run(
         is_last = state.step == state.steps
         best: list[str] = []
         if probe and (is_last or state.step % config.probe_every == 0):
-            figures = probe(state.pair.teacher.backbone, state.device)
+            figures, earlier = _probed(state, probe, earlier)
             emit("probe", step=state.step, **figures)
             best = _better(state.best, figures)
         if ranks.is_first and (is_last or is_stopping or best or state.step % config.save_every == 0):
@@ -144,6 +163,13 @@ def _run(
         if is_stopping:
             return
         asked = time.monotonic()
+
+
+def _probed(state: TrainState, probe: Probe, earlier: Earlier | None) -> tuple[dict[str, float], Earlier]:
+    figures, embeddings = probe(state.pair.teacher.backbone, state.device)
+    pair = state.pair
+    facts, now = probe_facts(pair.student, pair.teacher, embeddings, step=state.step, earlier=earlier)
+    return figures | facts, now
 
 
 def _better(best: dict[str, float], figures: dict[str, float]) -> list[str]:

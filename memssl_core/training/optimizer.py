@@ -41,14 +41,14 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
 
 
 @torch.no_grad()
-def clip_each_tensor(parameters: Iterable[nn.Parameter], clip_norm: float) -> tuple[float, float]:
+def clip_each_tensor(parameters: Iterable[nn.Parameter], clip_norm: float) -> tuple[float, float, float]:
     """Scale each gradient g by min(1, clip_norm / (|g| + 1e-6)), by its own norm (official clip_gradients).
 
-    Returns: the norm of the whole gradient before, and the share of tensors that were scaled.
+    Returns: the norm of the whole gradient before, the share of tensors that were scaled, the largest norm of one.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients)).float()
     factors = (clip_norm / (norms + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(gradients, list(factors.unbind()))
-    total, clipped = torch.stack([norms.norm(), (factors < 1).float().mean()]).tolist()
-    return total, clipped
+    total, clipped, largest = torch.stack([norms.norm(), (factors < 1).float().mean(), norms.max()]).tolist()
+    return total, clipped, largest

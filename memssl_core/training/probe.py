@@ -46,8 +46,9 @@ class Probe:
         order = np.random.Generator(np.random.Philox(key=[config.seed, 1 << 40])).permutation(len(images))
         return cls(images, [int(i) for i in order[: config.probe_images]], embedding_transform(config))
 
-    def __call__(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
-        """`rankme` of the sample, and `knn_top1` (k 20, temperature 0.07, per cent) where its pictures have labels."""
+    def __call__(self, backbone: nn.Module, device: torch.device) -> tuple[dict[str, float], Tensor]:
+        """`rankme` of the sample, and `knn_top1` (k 20, temperature 0.07, per cent) where its pictures have labels; and
+        the embeddings [N, C] themselves."""
         rows, ids = embed_images(backbone, self.images, self.ids, self.transform, device)
         figures = {"rankme": rankme(rows)} if len(rows) else {}
         labelled = [(row, label) for row, i in enumerate(ids) if (label := self.images.label(i)) is not None]
@@ -56,4 +57,4 @@ class Probe:
             at, labels = (list(x) for x in zip(*labelled, strict=True))
             result = knn(rows[at[:split]], labels[:split], rows[at[split:]], labels[split:], k=(20,))
             figures["knn_top1"] = result.metrics["top1@20"]
-        return figures
+        return figures, rows

@@ -17,7 +17,7 @@ from memssl_core.errors import RunError
 from memssl_core.model.loss import block_loss_and_entropy
 from memssl_core.model.memory import block_order
 from memssl_core.training.capsule import write_capsule
-from memssl_core.training.diagnostics import watch
+from memssl_core.training.diagnostics import memory_facts, watch
 from memssl_core.training.optimizer import clip_each_tensor, set_rates
 from memssl_core.training.schedules import Rates, rates_at
 from memssl_core.training.state import TrainState
@@ -52,7 +52,7 @@ def train_step(
     set_rates(state.optimizer, now)
     order = block_order(config.seed, state.step, config.memory_slots).to(state.device)
     done = forward_and_backward(state, batch, now, order)
-    grad_norm, clipped_share = clip_each_tensor(state.pair.student.parameters(), config.clip_norm)
+    grad_norm, clipped_share, largest_gradient = clip_each_tensor(state.pair.student.parameters(), config.clip_norm)
     own, images = (done.loss.item(), done.entropy.item()), len(batch.image_ids)
     *sums, all_images, stops = ranks.sums(*(value * images for value in own), images, asked_to_stop)
     loss, entropy = (value / all_images for value in sums)
@@ -64,12 +64,14 @@ def train_step(
     if with_gauges:
         block = memory.vectors[order[: config.block_size]]
         gauges = watch(done.student, done.teacher, block, teacher_temperature=now.teacher_temperature)
+        gauges |= memory_facts(memory, done.keys, batch.image_ids)
     state.optimizer.step()
     state.pair.move_teacher(now.momentum)
     keys, image_ids, boxes = ranks.gather(done.keys, batch.image_ids.to(state.device), batch.boxes.to(state.device))
     memory.push(keys, image_ids, boxes, state.step)
     facts = {"loss": loss, "kl": loss - entropy, **asdict(now), **gauges}
-    return facts | {"grad_norm": grad_norm, "clipped_share": clipped_share}, bool(stops)
+    norms = {"grad_norm": grad_norm, "clipped_share": clipped_share, "largest_gradient": largest_gradient}
+    return facts | norms, bool(stops)
 
 
 def forward_and_backward(state: TrainState, batch: Batch, now: Rates, order: Tensor) -> Done:

@@ -31,6 +31,8 @@ def progress() -> Iterator[Emit]:
             bar.update(task, total=facts["steps"], completed=step)
             word = "Going on" if facts["resumed"] else "Starting"
             bar.console.print(f"{word} at step {step} of {facts['steps']}, {facts['images']} pictures.")
+            if facts.get("restored"):
+                bar.console.print(facts["restored"], markup=False)
         elif event == "step":
             bar.update(
                 task,
@@ -39,7 +41,9 @@ def progress() -> Iterator[Emit]:
                 f"collapse gauge {facts['collapse_gauge']:.2f} · agreement {facts['agreement']:.0%}",
             )
         elif event == "probe":
-            figures = " · ".join(f"{name} {value:.1f}" for name, value in facts.items())
+            figures = " · ".join(
+                f"{name} {value:.3g}" for name, value in facts.items() if isinstance(value, int | float)
+            )
             bar.console.print(f"Probe at step {step}: {figures}")
         elif event in ("skipped_image", "alarm"):
             bar.console.print(facts["message"], markup=False)

@@ -94,7 +94,7 @@ def test_each_tensor_is_clipped_by_its_own_norm():
     parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
     for parameter, gradient in zip(parameters, ([3.0, 4.0], [0.3, 0.4], [0.0, 0.0]), strict=True):
         parameter.grad = torch.tensor(gradient)
-    norm, share = clip_each_tensor([*parameters, nn.Parameter(torch.zeros(1))], 3.0)
-    assert norm == pytest.approx((25 + 0.25) ** 0.5) and share == pytest.approx(1 / 3)
+    norm, share, largest = clip_each_tensor([*parameters, nn.Parameter(torch.zeros(1))], 3.0)
+    assert norm == pytest.approx((25 + 0.25) ** 0.5) and share == pytest.approx(1 / 3) and largest == 5
     torch.testing.assert_close(parameters[0].grad, torch.tensor([3.0, 4.0]) * 3 / (5 + 1e-6))
     torch.testing.assert_close(parameters[1].grad, torch.tensor([0.3, 0.4]))

@@ -28,51 +28,55 @@ from memssl_core.data.views import view_loader
 from memssl_core.training.ranks import joined
 from memssl_core.training.state import TrainState
 from memssl_core.training.step import train_step
-out, changes = sys.argv[1], eval(sys.argv[2])
+out, all_changes, told = sys.argv[1], eval(sys.argv[2]), {}
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
-config = replace(PRESETS["smoke"], drop_path=0.0, steps=5, **changes)
 images = open_images("drawn:0:64:64")
 with joined("cpu") as ranks:
-    state, losses = TrainState(config, images, ranks), []
-    for batch in view_loader(images, config, start=0, stop=5, part=ranks.rank, parts=ranks.size):
-        losses.append(train_step(state, batch, with_gauges=False)[0]["loss"])
-        state.step += 1
+    for name, changes in all_changes.items():
+        config = replace(PRESETS["smoke"], drop_path=0.0, steps=5, **changes)
+        state, losses = TrainState(config, images, ranks), []
+        for batch in view_loader(images, config, start=0, stop=5, part=ranks.rank, parts=ranks.size):
+            losses.append(train_step(state, batch, with_gauges=False)[0]["loss"])
+            state.step += 1
+        told[name] = {"losses": losses, **state.pair.state_dict(), **state.memory.state_dict()}
     if ranks.is_first:
-        torch.save({"losses": losses, **state.pair.state_dict(), **state.memory.state_dict()}, out)
+        torch.save(told, out)
 """
+RESNET = {"backbone": "resnet10t", "patch_size": None, "width": None, "depth": None, "attention_heads": None}
+CHANGES = {
+    "plain": {"head_batch_norm": False},
+    "batch norm in the head": {"head_batch_norm": True},
+    "micro-batches": {"head_batch_norm": False, "accumulate": 2},
+    "batch norm in the backbone": {"head_batch_norm": True, **RESNET},
+}
 
 
-def steps(tmp_path, count: int, changes: dict) -> dict:
-    out = tmp_path / f"{count}.pt"
-    for status, _, errors in ends(start(["-c", STEPS, str(out), repr(changes)], count)):
-        assert status == 0, errors
-    return torch.load(out)
+@pytest.fixture(scope="module")
+def after(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
+    """By number of processes: losses, weights and memory after five steps of each of CHANGES."""
+    folder = tmp_path_factory.mktemp("steps")
+    groups = {count: start(["-c", STEPS, str(folder / f"{count}.pt"), repr(CHANGES)], count) for count in (1, 2)}
+    for processes in groups.values():
+        for status, _, errors in ends(processes):
+            assert status == 0, errors
+    return {count: torch.load(folder / f"{count}.pt") for count in groups}
 
 
-@pytest.mark.parametrize(
-    ("changes", "tolerance"),
-    [
-        ({"head_batch_norm": False}, 1e-7),
-        ({"head_batch_norm": True}, 1e-6),
-        ({"head_batch_norm": False, "accumulate": 2}, 1e-7),
-        ({"head_batch_norm": True, "backbone": "resnet10t", "patch_size": None, "width": None, "depth": None,
-          "attention_heads": None}, 1e-6),
-    ],
-)  # fmt: skip
-def test_two_processes_equal_one_with_the_joint_batch(tmp_path, changes, tolerance):
-    one, two = steps(tmp_path, 1, changes), steps(tmp_path, 2, changes)
-    assert one.keys() == two.keys() and len(one["losses"]) == 5
+def assert_close(one: dict, other: dict, tolerance: float) -> None:
+    assert one.keys() == other.keys() and len(one["losses"]) == 5
     for name in one:
-        torch.testing.assert_close(torch.as_tensor(two[name]), torch.as_tensor(one[name]), rtol=0, atol=tolerance)
-    assert two["image_id"][:80].min() >= 0 and int(two["written"]) == 80
+        torch.testing.assert_close(torch.as_tensor(other[name]), torch.as_tensor(one[name]), rtol=0, atol=tolerance)
 
 
-def test_micro_batches_equal_the_whole_batch(tmp_path):
-    whole, parts = steps(tmp_path, 1, {"head_batch_norm": False}), None
-    parts = steps(tmp_path, 1, {"head_batch_norm": False, "accumulate": 4})
-    for name in whole:
-        torch.testing.assert_close(torch.as_tensor(parts[name]), torch.as_tensor(whole[name]), rtol=0, atol=1e-9)
+@pytest.mark.parametrize(("name", "tolerance"), [(name, 1e-6 if "batch norm" in name else 1e-7) for name in CHANGES])
+def test_two_processes_equal_one_with_the_joint_batch(after, name, tolerance):
+    assert_close(after[1][name], after[2][name], tolerance)
+    assert after[2][name]["image_id"][:80].min() >= 0 and int(after[2][name]["written"]) == 80
+
+
+def test_micro_batches_equal_the_whole_batch(after):
+    assert_close(after[1]["plain"], after[1]["micro-batches"], 1e-9)
 
 
 def command(run_dir, *flags: str) -> list[str]:
