@@ -216,7 +216,6 @@ def fit_map(
     Raises: ModelError without a memory, faiss or umap-learn, or when asked to stop; nothing is left then.
     """
     space = map_space(model, space)
-    _check_libraries()
     target, kept = map_files(model, space)[0], _kept(model)
     before = _changed(target)
     with _turn(kept / f"{space}.lock", emit, should_stop):
@@ -225,11 +224,14 @@ def fit_map(
                 known = stored_map(model, space)
                 if known and _is_as_asked(known, min_dist, seed):
                     return known
+        _check_libraries()
         made = _fit(model, space, min_dist, seed, emit, should_stop)
         _check(should_stop)
         save_map(target, made)
-        if target.name == MAP and (readme := target.with_name(CARD)).is_file():
-            write_atomically(readme, card_with_map(readme.read_text("utf-8"), made.parameters).encode())
+        if target.name == MAP:
+            with suppress(OSError, UnicodeDecodeError):  # a card that is not there, or somebody's own
+                card = target.with_name(CARD).read_bytes().decode()
+                write_atomically(target.with_name(CARD), card_with_map(card, made.parameters).encode())
     return made
 
 
@@ -283,15 +285,26 @@ def stored_map(model: Model, space: Space = "memory") -> MemoryMap | None:
     return None
 
 
-def graph_of(model: Model, space: Space = "memory", *, emit: Emit = _quiet, should_stop: Stop = _never) -> Graph:
+def graph_of(
+    model: Model,
+    space: Space = "memory",
+    *,
+    at_most: int | None = None,
+    emit: Emit = _quiet,
+    should_stop: Stop = _never,
+) -> Graph:
     """The neighbour graph of the written slots, in the order of the map's points; made and kept if there is none.
 
-    Raises: ModelError without a memory, this space or faiss, or when asked to stop.
+    Raises: ModelError without a memory, this space or faiss, when asked to stop, or when it would have to be made of
+    more than `at_most` slots.
     """
-    slots, rows = slot_rows(_memory(model), map_space(model, space), has_head=model.head is not None)
+    of_model = _memory(model), map_space(model, space)
     path = graph_file(model, space)
-    graph = load_graph(path, len(slots))
+    graph = load_graph(path, len(written_slots(*of_model, has_head=model.head is not None)))
     if graph is None:
+        if at_most is not None and model.card["memory_filled"] > at_most:
+            raise ModelError("The neighbours of this memory are not known; fit its map with `python -m analysis map`.")
+        rows = slot_rows(*of_model, has_head=model.head is not None)[1]
         graph = neighbour_graph(rows, emit=emit, should_stop=should_stop)
         with suppress(OSError):  # it is made again where nothing can be kept
             save_graph(path, graph)

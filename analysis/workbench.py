@@ -417,6 +417,11 @@ class Models:
                 self._handles[seen], self._sources[handle] = handle, source
                 return handle, self._touch(handle)
 
+    def is_current(self, handle: str) -> bool:
+        """Whether the source of this model still leads to it."""
+        source = self._sources.get(handle)
+        return source is not None and self._handles.get((source, source_state(source))) == handle
+
     def __len__(self) -> int:
         """How many are held now."""
         return len(self._open)

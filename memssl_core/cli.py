@@ -78,10 +78,12 @@ def train(argv: list[str]) -> None:
 
     with progress() as listen:
         bundle = run_training(wanted.config, wanted.data, wanted.run_dir, listen=hear, should_stop=stop)
-    if stop():
-        print(f"Saved. The same command goes on with {wanted.run_dir}.", file=sys.stderr)
-    else:
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if (bundle / "config.json").exists():
         print(bundle)
+    else:
+        print(f"Saved. The same command goes on with {wanted.run_dir}.", file=sys.stderr)
 
 
 def replay(

@@ -102,6 +102,7 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("local_views", "workers", "warmup_epochs", "weight_decay", "weight_decay_end", "min_lr"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1")
         for name in ("student_temperature", "teacher_temperature", "teacher_temperature_start", "lr", "clip_norm"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("drop_path", "patch_drop", "sgd_momentum"):

@@ -220,17 +220,17 @@ def test_a_checkpoint_by_its_step_and_a_finished_run(home):
 def test_what_has_become_of_a_run_since_a_snapshot(home):
     memory, run = open_model("run:begun").memory, JobFolder(home / "runs" / "begun")
     told, a_step = run.status(), memory.written // 2
-    assert since_snapshot("begun", memory) == Since(0, 0, is_running=False)
+    assert since_snapshot("begun", memory) == Since(0, 0, 0, is_running=False)
     try:
         run.write_status("running", step=5)
-        assert since_snapshot("begun", memory) == Since(3, min(3 * a_step, memory.slots), is_running=True)
+        assert since_snapshot("begun", memory) == Since(3, 3 * a_step, 0, is_running=True)  # what followed was noise
         assert since_snapshot(str(run.path), open_model("run:begun@1").memory).steps == 4
         run.write_status("stopped", step=10_000)
-        assert since_snapshot("begun@2", memory) == Since(9_998, memory.slots, is_running=False)
+        assert since_snapshot("begun@2", memory) == Since(9_998, memory.slots, 2 * a_step, is_running=False)
     finally:
         run.write_status(told["state"], step=told["step"])
     finished = open_model("run:done").memory
-    assert since_snapshot("done", finished) == Since(0, 0, is_running=False)
+    assert since_snapshot("done", finished) == Since(0, 0, 0, is_running=False)
 
 
 def test_a_run_whose_pictures_are_gone_opens_without_their_names(home):

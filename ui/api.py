@@ -19,6 +19,7 @@ from gradio.utils import get_upload_folder
 from pydantic import ValidationError, validate_call
 
 from memssl_core.errors import ModelError
+from memssl_core.jobs import write_atomically
 from ui.context import Context, told
 from ui.header import offered
 from ui.messages import explain
@@ -50,7 +51,7 @@ def add_endpoints(context: Context) -> None:
             found = workbench.attention(picture, layer=layer, query=query, size=size)
         file = io.BytesIO()
         np.savez(file, rows=found.rows, grid=np.array(found.grid), n_prefix=np.array(found.n_prefix))
-        return saved("attention.npz", file.getvalue()), found.summary()
+        return saved("attention.npz", file.getvalue), found.summary()
 
     def neighbours(
         image: FileData, space: Literal["memory", "embedding"] = "memory", k: int = 20, model: str | None = None
@@ -110,12 +111,15 @@ def add_endpoints(context: Context) -> None:
         Returns:
             A parquet file (slot, x, y, cluster, class_name, uri, step) and how the map was made.
         """
+        from analysis.map import map_space
+
         workbench = named(context, model)
         layout = context.layouts.of(workbench, space)
         memory = workbench.model.memory
         assert memory is not None  # or there was no layout
-        told = layout.parameters or {"method": "pca", "space": space}
-        return saved("map.parquet", points_table(layout, memory, context.public)), told
+        made_as = layout.parameters or {"method": "pca", "space": map_space(workbench.model, space)}
+        folder = Path(get_upload_folder(), f"map-{layout.key}")
+        return saved("map.parquet", lambda: points_table(layout, memory, context.public), folder), made_as
 
     def model_card(model: str | None = None) -> dict[str, Any]:
         """What is known of a model: architecture, data, memory, figures, hashes.
@@ -157,10 +161,12 @@ def opened(image: FileData) -> bytes:
     return uploaded(image.path).read_bytes()
 
 
-def saved(name: str, content: bytes) -> FileData:
-    """A file to fetch; it goes with the uploads."""
-    path = Path(tempfile.mkdtemp(dir=get_upload_folder()), name)
-    path.write_bytes(content)
+def saved(name: str, make: Callable[[], bytes], folder: Path | None = None) -> FileData:
+    """A file to fetch, which goes with the uploads; one that is the same for all is made once in its `folder`."""
+    path = (folder or Path(tempfile.mkdtemp(dir=get_upload_folder()))) / name
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, make())
     return FileData(path=str(path), orig_name=name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def by_duplicates(graph: Graph, slots: np.ndarray, threshold: float | None = Non
     shown = groups[:CATEGORIES]
     names = [f"like slot {slots[group[0]]}" for group in shown]
     counts = [len(group) for group in shown]
-    words = f"groups, {sum(map(len, groups))} slots in all"
+    words = f"{len(groups)} groups, {sum(map(len, groups))} slots in all"
     facts = {"kind": "category", "names": names, "counts": counts, "groups": len(groups)}
     return values, facts | {"threshold": threshold, "words": words}
 
@@ -122,14 +123,12 @@ def agreement(teacher: np.ndarray, student: np.ndarray, count: int) -> Colouring
 def categories(words: list[str | None]) -> Colouring:
     """1 for the most frequent word, 2 for the next, …, 255 for those after CATEGORIES, 0 for None; `names` in that
     order and their `counts`. Equal counts in the order of the words."""
-    known, which, counts = np.unique([word or "" for word in words], return_inverse=True, return_counts=True)
-    is_word = known != ""
-    order = [i for i in np.lexsort((known, -counts)) if is_word[i]]
-    rank = np.zeros(len(known), np.int64)
-    rank[order] = np.arange(1, len(order) + 1)
-    values = np.minimum(rank, CATEGORIES + 1)[which].astype(np.uint8)
+    counts = Counter(word for word in words if word)
+    order = sorted(counts, key=lambda word: (-counts[word], word))
+    number = {word: min(i, CATEGORIES + 1) for i, word in enumerate(order, 1)}
+    values = np.fromiter((number.get(word or "", 0) for word in words), np.uint8, len(words))
     shown = order[:CATEGORIES]
-    return values, {"kind": "category", "names": known[shown].tolist(), "counts": counts[shown].tolist()}
+    return values, {"kind": "category", "names": shown, "counts": [counts[word] for word in shown]}
 
 
 def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:

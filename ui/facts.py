@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memssl_core import paths
-from memssl_core.errors import MemsslError
 from ui.context import device_words, told
 from ui.examples import PAIR, examples
 from ui.messages import explain
 
 if TYPE_CHECKING:
     from analysis import Workbench
-    from memssl_core.sources import Model
     from ui.context import Context
 
 MAX_PATCHES = 1600  # of a square picture: keeps an answer below a second on two cores
@@ -75,7 +72,7 @@ def model_facts(context: Context, handle: str) -> dict[str, Any]:
     model = workbench.model
     source = told(context, model.source)
     facts = card_facts(model.card)
-    if words := map_words(model):
+    if words := map_words(context.layouts.figures(model)):
         facts["facts"].append(("Map of the memory", words))
     if source != model.source and source.startswith("bundle:"):  # known by the name it was given here
         facts |= {"name": source.removeprefix("bundle:"), "facts": [("Model", facts["name"]), *facts["facts"]]}
@@ -89,16 +86,12 @@ def model_facts(context: Context, handle: str) -> dict[str, Any]:
     }
 
 
-def map_words(model: Model) -> str:
-    """How truly the stored map of a memory shows who is near whom; "" if there is none."""
-    from analysis.map import stored_map
-
-    with suppress(MemsslError):
-        stored = stored_map(model)
-        if stored and "trustworthiness" in stored.parameters:
-            found, plain = (stored.parameters[f"trustworthiness{of}"] for of in ("", "_pca"))
-            return f"trustworthiness@15 {found:.3f}, of the first two principal components {plain:.3f}"
-    return ""
+def map_words(figures: dict[str, Any]) -> str:
+    """How truly a map shows who is near whom; "" where that is not known."""
+    if not {"trustworthiness", "trustworthiness_pca"} <= figures.keys():
+        return ""
+    found, plain = (figures[f"trustworthiness{of}"] for of in ("", "_pca"))
+    return f"trustworthiness@15 {found:.3f}, of the first two principal components {plain:.3f}"
 
 
 def bundle_folder(source: str) -> Path | None:

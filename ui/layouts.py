@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cachetools
 import numpy as np
 
+from memssl_core.errors import MemsslError
 from ui import wire
 from ui.store import key_of
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from analysis import Workbench
     from analysis.graph import Graph
     from memssl_core.bundle.table import MemoryTable
+    from memssl_core.sources import Model
 
 Space = Literal["memory", "embedding"]
 SPREAD = 65_535  # coordinates travel as uint16
@@ -54,6 +58,7 @@ class Layouts:
 
     _kept: cachetools.LRUCache = field(default_factory=lambda: cachetools.LRUCache(4))
     _graphs: cachetools.LRUCache = field(default_factory=lambda: cachetools.LRUCache(2))
+    _figures: cachetools.LRUCache = field(default_factory=lambda: cachetools.LRUCache(32))
     _laying: threading.Lock = field(default_factory=threading.Lock)
     _finding: threading.Lock = field(default_factory=threading.Lock)
 
@@ -70,6 +75,18 @@ class Layouts:
                 self._kept[which] = state, layout
         return layout
 
+    def figures(self, model: Model) -> dict[str, Any]:
+        """What the stored map of a memory was fitted with and how true it is; {} if there is none."""
+        from analysis.map import map_state, stored_map
+
+        with suppress(MemsslError):
+            which = model.source, model.card["bundle_hash"], map_state(model, "memory")
+            if which not in self._figures:
+                stored = stored_map(model)
+                self._figures[which] = stored.parameters if stored else {}
+            return self._figures[which]
+        return {}
+
     def has_graph(self, workbench: Workbench, layout: Layout, space: Space) -> bool:
         """Whether the neighbours of every slot are known, or found in a moment."""
         from analysis.map import graph_file
@@ -78,12 +95,13 @@ class Layouts:
         return len(layout.slots) > 1 and (can_find or graph_file(workbench.model, space).is_file())
 
     def graph(self, workbench: Workbench, space: Space) -> Graph:
+        """ModelError if there is none and finding it would take long."""
         from analysis.map import graph_of
 
         which = workbench.model.card["bundle_hash"], space
         with self._finding:
             if which not in self._graphs:
-                self._graphs[which] = graph_of(workbench.model, space)
+                self._graphs[which] = graph_of(workbench.model, space, at_most=FOUND_AT_ONCE)
             return self._graphs[which]
 
 
@@ -91,7 +109,8 @@ def _layout(workbench: Workbench, space: Space) -> Layout:
     from analysis.map import map_clusters, pca_map, stored_map
 
     fitted = stored_map(workbench.model, space)
-    key = key_of("map", workbench.model.card["bundle_hash"], space, fitted and fitted.parameters)
+    content = fitted and (fitted.parameters, zlib.crc32(fitted.xy.tobytes()))
+    key = key_of("map", wire.VERSION, workbench.model.card["bundle_hash"], space, content)
     if fitted is None:
         slots, rows = workbench.slots(space)
         return Layout(key, slots, pca_map(rows), None, {}, {})
@@ -109,7 +128,9 @@ def packed(layout: Layout, memory: MemoryTable) -> bytes:
     sizes = compute.fill_null(compute.binary_length(memory.thumbnails), 0).to_numpy(zero_copy_only=False)
     arrays = {"x": x, "y": y, "pictured": _bits(sizes[layout.slots] > 0)}
     if len(layout.slots) < memory.slots:
-        arrays["has"] = _bits(np.isin(np.arange(memory.slots), layout.slots))
+        has = np.zeros(memory.slots, bool)
+        has[layout.slots] = True
+        arrays["has"] = _bits(has)
     return wire.pack(arrays, {"slots": memory.slots})
 
 

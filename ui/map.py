@@ -107,12 +107,11 @@ def add_map_routes(api: APIRouter, owners: APIRouter, context: Context) -> None:
             "points": len(layout.slots),
             "slots": memory.slots,
             "parameters": layout.parameters,
-            "last_step": int(memory.step.max()),
+            "last_step": int(memory.step.max()) + 1,
             "cursor": memory.cursor,
             "since": asdict(since(context, model)),
             "colours": colours_of(model, space, layout),
-            "problem": why_no_fit(model, space),
-            "job": (job := fitting(model, space)) and job.path.name,
+            **({} if context.public else standing(model, space)),
         }
 
     @api.get("/map/{model}/{space}/{key}/points", response_model=None)
@@ -161,13 +160,16 @@ def add_map_routes(api: APIRouter, owners: APIRouter, context: Context) -> None:
     def fit(wish: Fit) -> dict[str, Any]:
         model = wish.model or context.opened().handle
         opened = context.workbench(model).model
+        if not context.opened().models.is_current(model):
+            raise ModelError("This model has changed since it was opened; choose it again, then fit its map.")
         argv = ["map", opened.source, "--space", wish.space, *(["--fast"] if wish.fast else [])]
         facts = {"model": model, "space": wish.space}
         with starting:  # of two who ask at once the second finds the job of the first
-            job = fitting(model, wish.space) or jobs.start(
-                argv, kind="map", title=f"Map of {opened.name}", module="analysis", facts=facts
+            job = (
+                standing(model, wish.space)["job"]
+                or jobs.start(argv, kind="map", title=f"Map of {opened.name}", module="analysis", facts=facts).path.name
             )
-        return {"job": job.path.name}
+        return {"job": job}
 
 
 def fits(model: str, space: str) -> Iterator[tuple[JobFolder, dict[str, Any]]]:
@@ -178,15 +180,11 @@ def fits(model: str, space: str) -> Iterator[tuple[JobFolder, dict[str, Any]]]:
             yield job, status
 
 
-def fitting(model: str, space: str) -> JobFolder | None:
-    """The job that fits this map now."""
-    live = (job for job, status in fits(model, space) if status["state"] in jobs.LIVE and not job.stop_requested())
-    return next(live, None)
-
-
-def why_no_fit(model: str, space: str) -> str | None:
-    """The sentence that the last fit of this map failed with, if it did."""
-    _, status = next(fits(model, space), (None, {}))
-    if status.get("state") not in ("failed", "lost"):
-        return None
-    return status.get("message") or "The fit ended without a word; see its log among the jobs."
+def standing(model: str, space: str) -> dict[str, str | None]:
+    """`job`, the name of the one that fits this map now, and `problem`, the sentence that the last fit failed with."""
+    found = list(fits(model, space))
+    live = [job for job, status in found if status["state"] in jobs.LIVE and not job.stop_requested()]
+    last = found[0][1] if found else {}
+    problem = last.get("message") or "The fit ended without a word; see its log among the jobs."
+    has_failed = last.get("state") in ("failed", "lost")
+    return {"job": live[0].path.name if live else None, "problem": problem if has_failed else None}

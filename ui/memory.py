@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
@@ -12,9 +12,6 @@ from memssl_core.errors import ModelError
 from ui.context import EVENT, Context, Visit, handler
 from ui.store import key_of
 from ui.views import view
-
-if TYPE_CHECKING:
-    pass
 
 COUNTS = (10, 20, 50)
 

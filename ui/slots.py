@@ -40,10 +40,10 @@ def card(context: Context, model: str, space: Space, slot: int) -> dict[str, Any
     return {
         **tile(model, row, 1.0),
         "uri": shown_uri(row["uri"], context.public),
-        "last_step": int(memory.step.max()),
+        "last_step": int(memory.step.max()) + 1,
         "overwritten_in": (left := (slot - memory.cursor) % memory.slots + 1),
         "times_written": max(0, -(-(memory.written - slot) // memory.slots)),
-        "is_stale": left <= since(context, model).overwritten,
+        "is_stale": left <= since(context, model).keys,
         "bundle_hash": workbench.model.card["bundle_hash"],
         "space": found.space,
         "neighbours": [tile(model, one, score) for one, score in zip(found.rows, found.scores.tolist(), strict=True)],
@@ -57,7 +57,7 @@ def since(context: Context, model: str) -> Since:
     opened = context.workbench(model).model
     kind, _, run = opened.source.partition(":")
     if kind != "run":
-        return Since(0, 0, False)
+        return Since(0, 0, 0, False)
     return since_snapshot(run, memory_of(context, model))
 
 

@@ -94,8 +94,10 @@ _MAP_BEGINS, _MAP_ENDS = "\n## Map\n", "\n## Limits\n"
 def card_with_map(readme: str, map_parameters: dict[str, Any]) -> str:
     """The card with the figures of the bundle's map, in place of those of an earlier one (see bundle/maps.py)."""
     figures = {name: map_parameters[name] for name in MAP_FIGURES if name in map_parameters}
+    before, earlier, rest = readme.partition(_MAP_BEGINS)
+    if earlier:
+        readme = before + "\n## " + rest.partition("\n## ")[2]
     before, _, after = readme.partition(_MAP_ENDS)
-    before = before.partition(_MAP_BEGINS)[0]
     if not figures or not after:
         return readme
     how = ", ".join(f"{name} {map_parameters.get(name)}" for name in ("method", "seed", "space"))

@@ -118,6 +118,8 @@ def _parameters(told: bytes) -> dict[str, Any]:
     for name, kind in kinds.items():
         if not isinstance(parameters.get(name), kind):
             raise ValueError(f"has no usable {name!r} among its parameters")
+        if name in MAP_FIGURES and not 0 <= parameters[name] <= 1:
+            raise ValueError(f"has {name!r} outside 0..1 among its parameters")
     return parameters
 
 

@@ -7,6 +7,7 @@ jitter in random order, grey, blur, solarise (official code; probabilities in do
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images
-from memssl_core.errors import DataError, MemsslError
+from memssl_core.errors import MemsslError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BLUR = {0: 1.0, 1: 0.1, "local": 0.5}
@@ -163,10 +164,11 @@ class StepBatches:
 
 
 def collate(items: list) -> Batch:
-    """DataError if no picture of the batch could be read."""
+    """The pictures of a batch that could be read; it may be empty."""
     read, skipped = [i for i in items if not isinstance(i, str)], tuple(i for i in items if isinstance(i, str))
     if not read:
-        raise DataError(f"None of the {len(items)} pictures of a batch could be read; the first: {skipped[0]}")
+        nothing = torch.empty(2, 0, 3, 1, 1, dtype=torch.uint8)
+        return Batch(nothing, nothing[:0], torch.empty(0, 4), torch.empty(0, dtype=torch.int64), skipped)
     views, boxes, ids = zip(*read, strict=True)
     by_view = [np.stack(view) for view in zip(*views, strict=True)]
     empty = np.empty((0, len(ids), 3, 1, 1), np.uint8)
@@ -197,5 +199,8 @@ def view_loader(
 def _quiet_worker(_: int) -> None:
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer decides when to end
+    # Ctrl-C and torchrun signal the whole group; the trainer decides when to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from memssl_core.config import TrainConfig
-from memssl_core.jobs import Emit, read_events
+from memssl_core.jobs import read_events
 
 Verdict = str | None
 """a sentence: it is wrong; "": it is well; None: it cannot be told, and what was said stands"""
@@ -29,7 +29,7 @@ STILL = 0.99  # the same, of a teacher that hardly moves
 NO_GAIN = 0.97  # loss / ln S
 WAITING = 0.5  # share of the time
 CLIPPED = 0.25  # share of the tensors
-SELF_MATCH = 0.1  # share of the pictures
+SELF_MATCH = 0.05  # share of the pictures; a memory of a quarter of them cannot give more than 0.03
 EVENTS = 10  # the least that is judged by
 LONG_EVENTS = 20
 MOST_EVENTS = 400
@@ -72,7 +72,7 @@ class Alarms:
             return self._news({"drift": self._drift(step, known), "rank": self._rank(step, known)})
         if event != "step" or not {"loss", "collapse_gauge"} <= known.keys():
             return []
-        since = step - self._recent[-1]["step"] if self._recent else self.config.log_every
+        since = max(0, step - self._recent[-1]["step"]) if self._recent else self.config.log_every
         self._recent.append({**known, "step": step})
         self._measure_progress(step)
         collapse = self._collapse(step)
@@ -311,17 +311,6 @@ class Alarms:
 
     def _last(self, count: int) -> list[dict[str, float]]:
         return list(self._recent)[-count:]
-
-
-def sounding(emit: Emit, alarms: Alarms) -> Emit:
-    """`emit`, and after each event an `alarm` event, with its `message`, for every sentence the alarms have on it."""
-
-    def emit_and_hear(event: str, *, step: int, **facts: Any) -> None:
-        emit(event, step=step, **facts)
-        for sentence in alarms.hear(event, step, **facts):
-            emit("alarm", step=step, message=sentence)
-
-    return emit_and_hear
 
 
 def own_key_share(slots: int, images: int) -> float:

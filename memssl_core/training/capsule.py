@@ -13,10 +13,11 @@ from torch import Tensor
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images
 from memssl_core.data.views import Batch
-from memssl_core.errors import RunError
+from memssl_core.errors import MemsslError, RunError
 from memssl_core.jobs import replacing
 from memssl_core.training.checkpoint import explaining_writes
 from memssl_core.training.optimizer import clip_each_tensor
+from memssl_core.training.ranks import Ranks
 from memssl_core.training.schedules import Rates
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _PARTS = ("step", "rank", "size", "config", "rates", "batch", "pair", "vectors",
 
 
 def write_capsule(folder: Path, state: TrainState, batch: Batch, rates: Rates, order: Tensor) -> Path:
-    """`bad-steps/step-########-rank-#.pt`: the batch of this process, order, rates, and the networks before the step.
+    """`bad-steps/step-########-rank-#.pt`: the batch of this process, order, rates, and the weights before the step.
 
     Raises: RunError if it cannot be written.
     """
@@ -43,7 +44,7 @@ def write_capsule(folder: Path, state: TrainState, batch: Batch, rates: Rates, o
         "order": order,
     }
     with explaining_writes("The bad step"):
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             torch.save(capsule, file)
     return path
@@ -60,13 +61,17 @@ def replay(path: Path) -> dict[str, Any]:
     from memssl_core.training.step import forward_and_backward
 
     told = _read(path)
-    config = TrainConfig(**{**told["config"], "precision": "fp32"})
-    batch = Batch(**told["batch"], skipped=())
-    nobody = Images("", ("",) * config.batch_size, None, (), _no_picture)
-    state = TrainState(config, nobody)
-    state.step = told["step"]
-    state.pair.load_state_dict(told["pair"])
-    state.memory.vectors.copy_(told["vectors"])
+    try:
+        config = TrainConfig(**{**told["config"], "precision": "fp32"})
+        batch, rates = Batch(**told["batch"], skipped=()), Rates(**told["rates"])
+        nobody = Images("", ("",) * config.batch_size, None, (), _no_picture)
+        state = TrainState(config, nobody, Ranks(rank=int(told["rank"])))
+        state.step = told["step"]
+        state.pair.load_state_dict(told["pair"])
+        state.memory.vectors.copy_(told["vectors"])
+    except (TypeError, KeyError, ValueError, AttributeError, RuntimeError, MemsslError) as reason:
+        raise RunError(f"{path.name} is damaged, or of another version; replay it with that one.") from reason
+    bad_weights = [name for name, value in state.pair.named_parameters() if not value.isfinite().all()]
     seen: dict[str, float] = {}
 
     def look(name: str, out: object) -> None:
@@ -78,10 +83,11 @@ def replay(path: Path) -> dict[str, Any]:
         for name, module in network.named_modules()
         if name and not list(module.children())
     ]
-    done = forward_and_backward(state, batch, Rates(**told["rates"]), told["order"])
+    done = forward_and_backward(state, batch, rates, told["order"])
     for hook in hooks:
         hook.remove()
     parameters = dict(state.pair.student.named_parameters())
+    bad_gradients = [n for n, p in parameters.items() if p.grad is not None and not p.grad.isfinite().all()]
     norm = clip_each_tensor(parameters.values(), config.clip_norm)[0]
     pixels = batch.global_views
     return {
@@ -92,9 +98,9 @@ def replay(path: Path) -> dict[str, Any]:
         "grad_norm": _number(norm),
         "pixels": [int(pixels.min()), int(pixels.max())],
         "memory_bad_rows": (~told["vectors"].isfinite().all(1)).nonzero().flatten().tolist(),
-        "bad_weights": [name for name, value in state.pair.state_dict().items() if not value.isfinite().all()],
+        "bad_weights": bad_weights,
         "bad_modules": [name for name, size in seen.items() if not size < float("inf")],
-        "bad_gradients": [n for n, p in parameters.items() if p.grad is not None and not p.grad.isfinite().all()],
+        "bad_gradients": bad_gradients,
         "largest": dict(sorted(((n, s) for n, s in seen.items() if s < float("inf")), key=lambda one: -one[1])[:5]),
     }
 

@@ -23,6 +23,7 @@ FORMAT = 2
 KEPT = 2
 _TORCH_WRITES = ("PytorchStreamWriter", "inline_container", "unexpected pos")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_DISKS = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.ENOENT)
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -67,6 +68,7 @@ def clear_unfinished(folder: Path) -> None:
 def load_newest(folder: Path) -> tuple[dict[str, Any], str] | None:
     """The newest checkpoint that can be read, and a sentence about newer ones that cannot ("" if there are none).
 
+    Those are renamed to `….damaged`, so that they count no more.
     Raises: RunError if there are some and none can be read, or for a readable one of another format.
     """
     found, broken = checkpoints(folder), []
@@ -76,6 +78,8 @@ def load_newest(folder: Path) -> tuple[dict[str, Any], str] | None:
         except UnreadableError:
             broken.append(path.name)
             continue
+        for name in broken:
+            (folder / name).rename(folder / f"{name}.damaged")
         warning = f"{' and '.join(broken)} cannot be read; the run goes on from {path.name}." if broken else ""
         return state, warning
     if broken:
@@ -118,6 +122,8 @@ def explaining_writes(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as reason:
+        if reason.errno not in _OF_DISKS:
+            raise
         why = "the disk is full" if reason.errno in _FULL else (reason.strerror or "the disk refuses").lower()
         raise RunError(
             f"{what} was not written: {why}. The checkpoint before it stands; mend that, "

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images, open_images
@@ -18,7 +20,7 @@ from memssl_core.errors import ConfigError, MemsslError, RunError
 from memssl_core.jobs import HEARTBEAT_S, Emit, JobFolder, event_writer, read_events, write_atomically
 from memssl_core.paths import without_folders
 from memssl_core.training.alarms import Alarms
-from memssl_core.training.checkpoint import clear_unfinished, explaining_writes, keep_as_best
+from memssl_core.training.checkpoint import checkpoints, clear_unfinished, explaining_writes, keep_as_best
 from memssl_core.training.diagnostics import Earlier, probe_facts
 from memssl_core.training.export import export_bundle
 from memssl_core.training.probe import Probe
@@ -26,7 +28,9 @@ from memssl_core.training.ranks import Ranks, joined
 from memssl_core.training.state import TrainState
 from memssl_core.training.step import train_step
 
-CONFIG = "config.json"
+CONFIG, LOCK = "config.json", ".lock"
+_OURS = (LOCK, "control", "checkpoints")
+"""what a run that ended before it wrote its config may have left"""
 FREE = ("workers", "log_every", "save_every", "threads")
 """settings that change nothing of what is computed, or its last bits: a run may go on with others"""
 BEST = ("knn_top1", "rankme")
@@ -53,7 +57,8 @@ def train(
         is_done = ranks.from_first(lambda: _refuse_strangers(folder, config, data))
         if is_done:
             return folder / "bundle"
-        with explaining_writes("A file of the run"):
+        with explaining_writes("A file of the run"), ExitStack() as held:
+            ranks.from_first(lambda: _take(folder, held))
             _train(config, data, folder, ranks, listen, should_stop)
     return folder / "bundle"
 
@@ -65,14 +70,18 @@ def _train(
     _check_sizes(config, images, ranks)
     config = replace(config, threads=config.threads or ranks.from_first(lambda: _threads_of(folder)))
     state, job = TrainState(config, images, ranks), JobFolder(folder)
+    if state.listing != ranks.from_first(lambda: state.listing):
+        raise RunError(f"{images.spec} lists other pictures here than on the first machine; give all the same data.")
     sentences = list(state.restore(folder))
     emit: Emit = lambda event, *, step, **facts: None
     tell = lambda standing, **facts: None
     if ranks.is_first:
-        job.create().clear_requests()
-        clear_unfinished(folder / "checkpoints")
         settings = {**_settings(replace(config, threads=None), data), "chosen": _chosen(state)}
         write_atomically(folder / CONFIG, json.dumps(settings, indent=2).encode())
+        job.create().clear_requests()
+        clear_unfinished(folder / "checkpoints")
+        for figure in (name for name, (_, step) in state.best.items() if step == state.step):
+            keep_as_best(checkpoints(folder / "checkpoints")[-1], figure)  # a kill may have come before it was
         emit = _with_alarms(state, folder, event_writer(job.events, *([listen] if listen else [])))
         tell = lambda standing, **facts: job.write_status(
             standing, step=state.step, steps=state.steps, data=data, **facts
@@ -84,12 +93,14 @@ def _train(
         emit("started", step=state.step, resumed=bool(state.step), **facts, **restored)
         for sentence in (*images.notes, *sentences[: -1 if state.step else None]):
             emit("alarm", step=state.step, message=sentence)
-        _run(state, job, emit, tell, should_stop)
-        if state.step < state.steps:
-            emit("stopped", step=state.step)
-            tell("stopped")
-            return
-        ranks.from_first(lambda: _export(state, data, folder))
+        with explaining_writes("A file of the run"):
+            _run(state, job, emit, tell, should_stop)
+            if state.step < state.steps:
+                emit("stopped", step=state.step)
+                tell("stopped")
+                return
+            if ranks.is_first:  # the others need not wait
+                _export(state, data, folder)
     except BaseException as reason:
         _tell_of_failure(reason, state, emit, tell)
         raise
@@ -121,18 +132,21 @@ def _run(
     if probe and state.step == 0:
         figures, earlier = _probed(state, probe, None)
         emit("probe", step=0, **figures)
+        state.untrained = _figures(figures)
     known_skips: set[str] = set()
     began = beat = asked = time.monotonic()
     trained_before, first, waited_s = state.trained_s, state.step, 0.0
     loader = view_loader(state.images, config, start=state.step, stop=state.steps, part=ranks.rank, parts=ranks.size)
     for batch in loader:
         waited_s += time.monotonic() - asked
-        for sentence in set(batch.skipped) - known_skips:
-            known_skips.add(sentence)
-            emit("skipped_image", step=state.step, message=sentence, skipped=len(known_skips))
         is_logged = ranks.is_first and state.step % config.log_every == 0
         is_asked = should_stop() or (ranks.is_first and job.stop_requested())
-        facts, is_stopping = train_step(state, batch, with_gauges=is_logged, folder=folder, asked_to_stop=is_asked)
+        facts, is_stopping, skipped = train_step(
+            state, batch, with_gauges=is_logged, folder=folder, asked_to_stop=is_asked
+        )
+        for sentence in sorted(set(skipped) - known_skips):
+            known_skips.add(sentence)
+            emit("skipped_image", step=state.step, message=sentence, skipped=len(known_skips))
         state.step += 1
         now = time.monotonic()
         state.trained_s = trained_before + now - began
@@ -154,7 +168,8 @@ def _run(
         if probe and (is_last or state.step % config.probe_every == 0):
             figures, earlier = _probed(state, probe, earlier)
             emit("probe", step=state.step, **figures)
-            best = _better(state.best, figures)
+            state.figures = _figures(figures)
+            best = _better(state)
         if ranks.is_first and (is_last or is_stopping or best or state.step % config.save_every == 0):
             saved = state.save(folder)
             for figure in best:
@@ -172,11 +187,21 @@ def _probed(state: TrainState, probe: Probe, earlier: Earlier | None) -> tuple[d
     return figures | facts, now
 
 
-def _better(best: dict[str, float], figures: dict[str, float]) -> list[str]:
-    """The figures that are better than ever before; `best` is brought up to date."""
-    better = [name for name in BEST if name in figures and figures[name] > best.get(name, float("-inf"))]
-    best.update({name: figures[name] for name in better})
+def _better(state: TrainState) -> list[str]:
+    """The figures that are better than ever before; `state.best` is brought up to date."""
+    now = state.figures
+    better = [name for name, value in now.items() if name not in state.best or value > state.best[name][0]]
+    state.best.update({name: [now[name], state.step] for name in better})
     return better
+
+
+def _take(folder: Path, held: ExitStack) -> None:
+    """Be the only trainer of this folder until the end. Raises: RunError if there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        held.enter_context(FileLock(folder / LOCK).acquire(timeout=0))
+    except Timeout:
+        raise RunError(f"{folder.name} is being trained by another process; stop that one first.") from None
 
 
 def _tell_of_failure(reason: BaseException, state: TrainState, emit: Emit, tell: Callable[..., None]) -> None:
@@ -236,7 +261,7 @@ def _refuse_strangers(folder: Path, config: TrainConfig, data: str) -> bool:
                     f"{folder.name} holds a run with {name} {found.get(name)}, not {wanted[name]}; "
                     "give the same settings to go on with it, or another --run-dir."
                 )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(path.name not in _OURS for path in folder.iterdir())):
         raise RunError(f"{folder.name} is not an empty folder and holds no run; choose another --run-dir.")
     status = JobFolder(folder).status() or {}
     if status.get("state") == "running":
@@ -245,17 +270,16 @@ def _refuse_strangers(folder: Path, config: TrainConfig, data: str) -> bool:
 
 
 def _export(state: TrainState, data: str, folder: Path) -> None:
-    facts = _provenance(state, data, folder)
+    facts = _provenance(state, data)
     bundle = folder / "bundle"
     export_bundle(
         state.pair, state.memory, state.images, state.config, bundle, provenance=facts, trained_s=state.trained_s
     )
 
 
-def _provenance(state: TrainState, data: str, folder: Path) -> dict[str, Any]:
+def _provenance(state: TrainState, data: str) -> dict[str, Any]:
     """What the bundle's card tells of its making; equal runs give equal facts."""
-    probes = [event for event in read_events(JobFolder(folder).events)[0] if event["event"] == "probe"]
-    figures = {f"{name}_untrained": value for name, value in _figures(probes[0]).items()} | _figures(probes[-1])
+    figures = {f"{name}_untrained": value for name, value in state.untrained.items()} | state.figures
     settings = {name: value for name, value in asdict(state.config).items() if name not in FREE}
     return {
         "name": state.config.backbone.split("_patch")[0] + "-memory",
@@ -270,4 +294,4 @@ def _provenance(state: TrainState, data: str, folder: Path) -> dict[str, Any]:
 
 
 def _figures(probe: dict[str, Any]) -> dict[str, float]:
-    return {name: probe[name] for name in ("knn_top1", "rankme") if name in probe}
+    return {name: probe[name] for name in BEST if name in probe}

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from memssl_core.device import choose_device
-from memssl_core.errors import MemsslError, RunError
+from memssl_core.errors import ConfigError, MemsslError, RunError
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # for the first process, while it probes and writes
@@ -44,11 +44,23 @@ class Ranks:
         """Each value, summed over the processes."""
         if self.size == 1:
             return list(values)
-        told = torch.tensor(values, dtype=torch.float32 if self.device.type == "mps" else torch.float64)
-        told = told.to(self.device)
+        told = torch.tensor(values, dtype=torch.float64, device=self.device)
         with self.speaking():
             dist.all_reduce(told)
         return told.tolist()
+
+    def each(self, value: float) -> list[float]:
+        """The value of every process, by rank."""
+        return self.sums(*(value if rank == self.rank else 0.0 for rank in range(self.size)))
+
+    def gather_words(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        """The words of all processes."""
+        if self.size == 1:
+            return words
+        told: list[tuple[str, ...]] = [()] * self.size
+        with self.speaking():
+            dist.all_gather_object(told, words)
+        return tuple(word for of_rank in told for word in of_rank)
 
     def gather(self, *columns: Tensor) -> tuple[Tensor, ...]:
         """Each [B, ...] with those of all processes, in the order of their ranks: [B_0 + B_1 + ..., ...]."""
@@ -80,8 +92,11 @@ class Ranks:
                 told[0] = make()
             except BaseException as reason:
                 failure, told[1] = reason, str(reason) if isinstance(reason, MemsslError) else LOST
-        with self.speaking():
-            dist.broadcast_object_list(told, src=0, device=self.device)
+        try:
+            with self.speaking():
+                dist.broadcast_object_list(told, src=0, device=self.device)
+        except RunError as lost:
+            raise failure or lost from None
         if failure is not None:
             raise failure
         if told[1] is not None:
@@ -110,10 +125,14 @@ def joined(device: str) -> Iterator[Ranks]:
     if size == 1:
         yield Ranks(device=choose_device(device))
         return
-    chosen = choose_device(device)
-    if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(chosen)
+    local = int(os.environ["LOCAL_RANK"])
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        if local >= torch.cuda.device_count():
+            raise ConfigError(f"There is no GPU for process {local} here; start {torch.cuda.device_count()} of them.")
+        torch.cuda.set_device(local)
+        chosen = torch.device("cuda", local)
+    else:
+        chosen = choose_device("cpu" if device == "auto" else device)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     yield Ranks(dist.get_rank(), size, chosen)
     dist.destroy_process_group()  # not after an error: it would wait for processes that are gone

@@ -17,6 +17,7 @@ from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images, open_images
 from memssl_core.errors import MemsslError, RunError
 from memssl_core.jobs import LIVE, JobFolder
+from memssl_core.model.memory import NOISE
 from memssl_core.model.pair import Pair
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint
 from memssl_core.training.export import config_of
@@ -53,8 +54,10 @@ class Since:
     """What has become of a run since a snapshot of its memory."""
 
     steps: int
+    keys: int
+    """slots that have been written to, from the snapshot's cursor on"""
     overwritten: int
-    """slots that have been written again, from the snapshot's cursor on"""
+    """those of them that held a key"""
     is_running: bool
 
 
@@ -63,8 +66,10 @@ def since_snapshot(run: str, memory: MemoryTable) -> Since:
     status = JobFolder(_folder_and_step(run)[0]).status() or {}
     saved = int(memory.step.max()) + 1
     steps = max(0, int(status.get("step") or 0) - saved)
-    keys = round(memory.written / max(saved, 1) * steps)  # as many a step as before
-    return Since(steps, min(keys, memory.slots), status.get("state") in LIVE)
+    keys = min(round(memory.written / max(saved, 1) * steps), memory.slots)  # as many a step as before
+    written = (memory.cursor + np.arange(keys)) % memory.slots
+    overwritten = int((memory.image_id[written] != NOISE).sum())
+    return Since(steps, keys, overwritten, status.get("state") in LIVE)
 
 
 def _folder_and_step(run: str) -> tuple[Path, str, str | None]:

@@ -22,7 +22,7 @@ from memssl_core.training.checkpoint import load_newest, save_checkpoint
 from memssl_core.training.optimizer import make_optimizer
 from memssl_core.training.ranks import Ranks
 
-_SAVED = ("steps", "images", "listing", "trained_s", "config", "pair", "optimizer", "memory", "best", "versions")
+_SAVED = ("step", "images", "listing", "trained_s", "pair", "optimizer", "memory", "best", "untrained", "figures")
 
 
 class TrainState:
@@ -43,7 +43,13 @@ class TrainState:
         self.steps = config.steps or max(1, round(config.epochs * self.steps_per_epoch))
         self.step = 0
         self.trained_s = 0.0
-        self.best: dict[str, float] = {}
+        self.listing = listing_hash(images)
+        self.best: dict[str, list[float]] = {}
+        """by figure of the probe: the best value, and its step"""
+        self.untrained: dict[str, float] = {}
+        """what the first probe told"""
+        self.figures: dict[str, float] = {}
+        """what the last one did"""
         torch.manual_seed(config.seed)
         self.pair = Pair(config).to(self.device).train()
         if self.ranks.size > 1:
@@ -60,23 +66,21 @@ class TrainState:
             with self.ranks.speaking():
                 self.student = DistributedDataParallel(self.pair.student, gradient_as_bucket_view=True)
 
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        return {"student": self.pair.student, "teacher": self.pair.teacher}
-
     def save(self, folder: Path) -> Path:
         """Write a checkpoint. Raises: RunError if it cannot be written."""
         state = {
             "step": self.step,
             "steps": self.steps,
             "images": len(self.images),
-            "listing": listing_hash(self.images),
+            "listing": self.listing,
             "trained_s": self.trained_s,
             "config": asdict(self.config),
             "pair": self.pair.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "memory": self.memory.state_dict(),
             "best": self.best,
+            "untrained": self.untrained,
+            "figures": self.figures,
             "versions": {"torch": str(torch.__version__)},
         }
         return save_checkpoint(folder / "checkpoints", self.step, state)
@@ -92,9 +96,9 @@ class TrainState:
         state, warning = found
         if warning:
             yield warning
-        if missing := sorted({"step", *_SAVED} - state.keys()):
+        if missing := sorted(set(_SAVED) - state.keys()):
             raise RunError(f"The checkpoint of {folder.name} lacks {', '.join(missing)}; restore a whole one.")
-        if state["listing"] != listing_hash(self.images):
+        if state["listing"] != self.listing:
             raise RunError(
                 f"The pictures are not those that this run began with ({state['images']} then, {len(self.images)} now, "
                 "by their names and classes); restore the data source, or start a new run folder."
@@ -103,16 +107,26 @@ class TrainState:
             self.pair.load_state_dict(state["pair"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.memory.load_state_dict(state["memory"])
+            self._check_optimizer()
         except (RuntimeError, ValueError, KeyError) as reason:
             raise RunError(
                 f"The checkpoint of {folder.name} does not fit its settings; restore the checkpoints or the settings."
             ) from reason
-        self.step, self.trained_s, self.best = state["step"], state["trained_s"], state["best"]
+        for name in ("step", "trained_s", "best", "untrained", "figures"):
+            setattr(self, name, state[name])
         filled = int((self.memory.step >= 0).sum())
         yield (
             f"Restored step {self.step} of {self.steps}: student, teacher, optimizer, memory "
             f"({filled} of {self.memory.slots} slots written), schedules and the order of pictures."
         )
+
+    def _check_optimizer(self) -> None:
+        """ValueError unless it knows something of the right shape of every parameter, as after any step."""
+        for parameter in self.pair.student.parameters():
+            known = self.optimizer.state.get(parameter, {})
+            shapes = [value.shape for value in known.values() if isinstance(value, torch.Tensor) and value.ndim]
+            if parameter.requires_grad and (not known or any(shape != parameter.shape for shape in shapes)):
+                raise ValueError("the optimizer's state is not whole")
 
 
 def listing_hash(images: Images) -> str:

@@ -30,6 +30,19 @@ def link(page: Page) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
 
 
+def frames(page: Page) -> None:
+    """Until what was asked for is drawn."""
+    page.evaluate("async () => { for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame); }")
+
+
+def until(page: Page, is_so: Callable[[], object], seconds: float = 15) -> None:
+    for _ in range(int(seconds * 20)):
+        if is_so():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("It did not come to this.")
+
+
 def find(page: Page, words: str) -> None:
     page.get_by_label("Find slots").fill(words)
     page.get_by_label("Find slots").press("Enter")
@@ -37,7 +50,7 @@ def find(page: Page, words: str) -> None:
 
 def test_the_whole_memory_is_shown_and_what_it_is(panel):
     page = panel().page
-    expect(page.locator(SHOWN)).to_contain_text("62 of 64 slots shown · snapshot at step 610 · first two principal")
+    expect(page.locator(SHOWN)).to_contain_text("62 of 64 slots shown · snapshot at step 611 · first two principal")
     drawn = "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size"
     assert page.locator(".mapbox canvas").first.evaluate(drawn) > 10
     rows = page.locator(".legendrow")
@@ -113,9 +126,10 @@ def test_hover_shows_the_slot_under_the_pointer(panel):
     page = panel().page
     find(page, "37")
     page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_role("region", name="Pinned slot")).to_contain_text("Slot 37")
+    frames(page)
     box = page.locator(".mapbox .overlay").bounding_box()
     assert box
-    page.wait_for_timeout(300)
     page.mouse.move(box["x"] + box["width"] / 2 + 1, box["y"] + box["height"] / 2)  # `find` goes there
     card = page.locator(".hovercard")
     expect(card).to_be_visible()
@@ -129,8 +143,9 @@ def test_an_upload_is_placed_and_leaving_the_tab_resets_nothing(panel):
     add(page, upload(photo(200, 160, 5), "mine.png", "PNG"), "#tray-memory")
     expect(page.locator(SHOWN)).to_contain_text("approximate")
     page.get_by_label("Colour by").select_option("similarity")
+    expect(page.locator(".mapgrid aside")).to_contain_text("cosine to the picture")
     page.get_by_role("button", name="Zoom in").click()
-    page.wait_for_timeout(400)
+    frames(page)
     picture = "() => document.querySelector('.mapbox canvas').toDataURL()"
     before, asked = page.evaluate(picture), len(watched.requests)
     page.get_by_role("tab", name="About").click()
@@ -138,8 +153,7 @@ def test_an_upload_is_placed_and_leaving_the_tab_resets_nothing(panel):
     page.get_by_role("button", name="Neighbours", exact=True).click()
     expect(page.locator(".tile")).to_have_count(20)
     page.get_by_role("button", name="Map", exact=True).click()
-    page.wait_for_timeout(400)
-    assert page.evaluate(picture) == before
+    page.wait_for_function(f"before => ({picture})() === before", arg=before)
     assert not [url for url in watched.requests[asked:] if "/points" in url]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from browser.conftest import Watched, assert_accessible
 from browser.small_bundle import write_small_bundle
-from browser.test_map import SHOWN, find, link
+from browser.test_map import SHOWN, find, frames, link, until
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
@@ -20,6 +20,7 @@ from memssl_core.bundle.layout import open_bundle
 HOSTILE = "<img src=x onerror='window.hit=1'>{{7*7}}"
 URI = "javascript:window.hit=2//<script>window.hit=3</script>"
 UNKEPT = 3
+GROUND = "document.querySelector('.mapbox canvas').toDataURL()"
 
 
 @pytest.fixture
@@ -76,9 +77,8 @@ def test_every_colouring_and_its_legend(panel, theme: str, width: int, height: i
         colour(page, by)
         expect(legend).to_contain_text(words)
         assert link(page).get("by") == (None if by == "class" else by)
-        page.wait_for_timeout(80)
-        looks.add(page.evaluate("document.querySelector('.mapbox canvas').toDataURL()"))
-    assert len(looks) == 7
+        fresh = f"looks => {{ const look = {GROUND}; return looks.includes(look) ? null : look; }}"
+        looks.add(page.wait_for_function(fresh, arg=list(looks), polling=50).json_value())
     assert_accessible(page)
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
@@ -113,7 +113,7 @@ def test_student_and_teacher_follow_the_picture(panel):
 
 
 def test_what_a_run_has_overwritten_is_marked(panel):
-    since = {"steps": 40, "overwritten": 12, "is_running": True}
+    since = {"steps": 40, "keys": 12, "overwritten": 10, "is_running": True}  # two of them held noise
 
     def gone_on(route: Route) -> None:
         told = {"is_stale": True} if route.request.url.endswith("/9") else {"since": since}
@@ -124,26 +124,147 @@ def test_what_a_run_has_overwritten_is_marked(panel):
         page.route(asked, gone_on)
     page.reload()
     expect(page.locator(SHOWN)).to_contain_text(
-        "snapshot at step 610 · the run has gone on for 40 steps and overwritten 12 of these slots"
+        "snapshot at step 611 · the run has gone on for 40 steps and overwritten 10 of these slots"
     )
     colour(page, "stale")
-    expect(page.locator(".legendrow")).to_have_text("overwritten since step 61012")
-    for slot, words in ((9, "since this snapshot of step 610"), (20, "in 23 keys")):  # 62, 63, 0, 1, … 9 are gone
+    expect(page.locator(".legendrow")).to_have_text("overwritten since step 61110")
+    for slot, words in ((9, "since this snapshot of step 611"), (20, "in 23 keys")):  # 62, 63, 0, 1, … 9 are gone
         page.goto(re.sub(r"&slot=\d+|$", f"&slot={slot}", page.url, count=1))
         expect(page.get_by_role("region", name="Pinned slot")).to_contain_text(words)
+
+
+def test_a_run_that_goes_on_leaves_what_was_chosen_and_the_focus(panel):
+    since = {"steps": 40, "keys": 12, "overwritten": 10, "is_running": True}
+    page = panel().page
+    page.route("**/api/map/*/memory", lambda route: route.fulfill(json=route.fetch().json() | {"since": since}))
+    page.reload()
+    expect(page.locator(SHOWN)).to_contain_text("overwritten 10 of these slots")
+    colour(page, "stale")
+    page.evaluate("document.querySelector('.fitting button').id = document.querySelector('option').id = 'same'")
+    row = page.locator(".legendrow")
+    row.click()
+    since |= {"steps": 60, "keys": 20, "overwritten": 18}
+    expect(row).to_have_text("overwritten since step 61118")
+    expect(row).to_have_attribute("aria-pressed", "false")
+    expect(row).to_be_focused()
+    expect(page.locator("#same")).to_have_count(2)
 
 
 def test_colours_that_do_not_come_are_told_and_others_stay(panel):
     page = (watched := panel()).page
     page.route("**/colour/density*", lambda route: route.fulfill(status=410, json={"error": "Install faiss."}))
-    before = page.evaluate("document.querySelector('.mapbox canvas').toDataURL()")
+    before = page.evaluate(GROUND)
     page.get_by_label("Colour by").select_option("density")
     expect(page.get_by_role("alert")).to_contain_text("Install faiss.")
     expect(page.get_by_label("Colour by")).to_have_value("class")
-    page.wait_for_timeout(100)
-    assert page.evaluate("document.querySelector('.mapbox canvas').toDataURL()") == before
+    frames(page)
+    assert page.evaluate(GROUND) == before
     assert [said for said in watched.complaints if "410" not in said] == []
     watched.complaints.clear()
+
+
+def test_an_answer_that_breaks_off_is_told_and_others_stay(panel):
+    page = (watched := panel()).page
+    page.route("**/colour/density*", lambda route: route.abort())
+    page.get_by_label("Colour by").select_option("density")
+    expect(page.get_by_role("alert")).to_contain_text("The colours did not arrive. The server does not answer")
+    expect(page.get_by_label("Colour by")).to_have_value("class")
+    legend = page.get_by_role("region", name="Colours")
+    expect(legend.locator("h2")).to_have_text("Class")
+    legend.locator(".legendrow").first.click()
+    expect(legend.locator(".legendrow").first).to_have_attribute("aria-pressed", "false")
+    expect(legend.locator(".legendrow").first).to_be_focused()
+    assert len(watched.complaints) == 1 and "ERR_FAILED" in watched.complaints.pop()
+
+
+def test_a_place_that_did_not_come_is_told_and_asked_for_again(panel):
+    page = (watched := panel()).page
+    page.route("**/api/placed/*", lambda route: route.fulfill(status=500, body="Internal Server Error"))
+    pictures = page.locator("#tray-memory .pics button")
+    pictures.nth(1).click()
+    expect(page.get_by_role("alert")).to_contain_text("The picture's place did not arrive.")
+    page.unroute("**/api/placed/*")
+    with page.expect_response("**/api/placed/*") as response:
+        pictures.nth(1).click()
+    assert response.value.ok
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert len(watched.complaints) == 1 and "500" in watched.complaints.pop()
+
+
+def test_of_two_thresholds_the_last_one_counts(panel):
+    page = panel("&by=duplicates").page
+    legend, slider = page.get_by_role("region", name="Colours"), page.get_by_label("Duplicates from cosine")
+    expect(slider).to_be_visible()
+    held: list[Route] = []
+    page.route(re.compile("threshold="), lambda route: route.continue_() if held else held.append(route))
+    slider.press("Home")
+    until(page, lambda: held)
+    slider.press("End")
+    expect(legend).to_contain_text("None.")
+    with page.expect_response(re.compile("threshold=0.9000000")):
+        held[0].continue_()
+    frames(page)
+    expect(legend).to_contain_text("None.")
+    expect(slider).to_have_attribute("aria-valuetext", "0.99999")
+    slider.press("Home")
+    page.get_by_label("Colour by").select_option("class")
+    page.wait_for_timeout(400)
+    expect(page.get_by_label("Colour by")).to_have_value("class")
+    expect(slider).to_be_hidden()
+
+
+def test_the_legend_stays_in_use_while_colours_load(panel):
+    page = panel().page
+    held: list[Route] = []
+    page.route("**/colour/density*", lambda route: held.append(route))
+    page.get_by_label("Colour by").select_option("density")
+    until(page, lambda: held)
+    row = page.locator(".legendrow").first
+    row.click()
+    expect(row).to_have_attribute("aria-pressed", "false")
+    held[0].continue_()
+    expect(page.get_by_role("region", name="Colours")).to_contain_text("mean cosine to the 15 nearest slots")
+    expect(page.get_by_label("Colour by")).to_have_value("density")
+
+
+def test_a_link_to_the_colours_of_the_picture(panel):
+    page = panel("&by=similarity").page
+    expect(page.get_by_label("Colour by")).to_have_value("similarity")
+    assert link(page)["by"] == "similarity"
+    held: list[Route] = []
+    page.route("**/colour/class*", lambda route: held.append(route))
+    page.reload()
+    until(page, lambda: held)
+    page.locator("#tray-memory .pics button").nth(2).click()  # its place is there before the first colours
+    expect(page.get_by_label("Colour by")).to_have_value("similarity")
+    with page.expect_response("**/colour/class*"):
+        held[0].continue_()
+    frames(page)
+    expect(page.get_by_label("Colour by")).to_have_value("similarity")
+    assert link(page)["by"] == "similarity"
+
+
+def test_a_link_waits_for_its_model(panel, server, strange: Path):
+    asked: list[str] = []
+
+    def slowly(route: Route) -> None:
+        asked.append(route.request.method)
+        answer = {"state": "loading", "ticket": "slow", "words": "reading", "done": 0, "total": None}
+        if len(asked) > 3:
+            told = page.request.post(f"{server}api/open", data={"source": f"bundle:{strange}"}).json()
+            answer = answer if told.get("state") == "loading" else told
+        route.fulfill(json=answer)
+
+    page = panel().page
+    page.route("**/api/open", slowly)
+    page.route("**/api/open/slow", slowly)
+    page.goto(f"{server}?tab=memory&panel=map&model=bundle:{strange}&space=embedding&by=age&slot=9")
+    expect(page.locator("#map .blank")).to_contain_text("Opening the model")
+    card = page.get_by_role("region", name="Pinned slot")
+    expect(card).to_contain_text(HOSTILE)
+    expect(card).to_contain_text("embedding space")
+    assert [link(page).get(name) for name in ("space", "by", "slot")] == ["embedding", "age", "9"]
+    assert len(asked) > 3
 
 
 def test_after_filtering_each_slot_still_has_its_own_picture(panel, server):
@@ -190,15 +311,23 @@ def test_pictures_stand_on_the_map_near_in_and_can_be_switched_off(panel):
     page = (watched := panel()).page
     page.get_by_role("button", name="Zoom in").click()
     shown = lambda: len({url for url in watched.requests if "/thumb/" in url})
-    expect(page.get_by_role("switch", name="Pictures")).to_be_checked()
-    page.wait_for_timeout(600)
-    picture = "document.querySelector('.mapbox .overlay').toDataURL()"
-    assert shown() > 5
-    on = page.evaluate(picture)
-    page.get_by_role("switch", name="Pictures").uncheck()
-    page.wait_for_timeout(200)
-    off, asked = page.evaluate(picture), shown()
-    assert len(off) < len(on)
+    covered = """() => {
+      const layer = document.querySelector('.mapbox .overlay'), { width, height } = layer;
+      const pen = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true });
+      pen.drawImage(layer, 0, 0);
+      return pen.getImageData(0, 0, width, height).data.filter((value, i) => i % 4 === 3 && value === 255).length;
+    }"""
+    switch = page.get_by_role("switch", name="Pictures")
+    expect(switch).to_be_checked()
+    until(page, lambda: shown() > 5)
+    switch.uncheck()
+    frames(page)
+    off = page.evaluate(covered)
+    switch.check()
+    page.wait_for_function(f"off => ({covered})() > off + 5 * 40 * 40", arg=off, polling=50)
+    switch.uncheck()
+    page.wait_for_function(f"off => ({covered})() === off", arg=off, polling=50)
+    asked = shown()
     page.get_by_role("button", name="Zoom in").click()
     page.wait_for_timeout(500)
     assert shown() == asked

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from memssl_core.cli import main
 from memssl_core.config import PRESETS
@@ -72,6 +73,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(run, whole, ho
     events = read_events(run / "events.jsonl")[0]
     (alarm,) = [e["message"] for e in events if e["event"] == "alarm" and "cannot be read" in e["message"]]
     assert alarm == f"{newest.name} cannot be read; the run goes on from step-00000002.pt."
+    assert newest.with_name(f"{newest.name}.damaged").is_file()
     (begun, again) = [event for event in events if event["event"] == "started"]
     assert (begun["resumed"], again["resumed"], again["step"]) == (False, True, 2) and "Restored step 2 of 8" in again[
         "restored"
@@ -90,6 +92,8 @@ def test_if_all_are_damaged_nothing_is_begun_anew(run):
 
 def change(path: Path, **facts) -> None:
     state = torch.load(path, weights_only=True)
+    if "optimizer.state" in facts:
+        facts = {"optimizer": {**state["optimizer"], "state": facts["optimizer.state"]}}
     torch.save({name: value for name, value in {**state, **facts}.items() if value is not None}, path)
 
 
@@ -99,6 +103,7 @@ def change(path: Path, **facts) -> None:
         ({"format": 1}, "not one that this version writes"),
         ({"optimizer": None}, "lacks optimizer; restore a whole one"),
         ({"memory": {}}, "does not fit its settings"),
+        ({"optimizer.state": {}}, "does not fit its settings"),
         ({"listing": "0"}, "not those that this run began with .64 then, 64 now"),
     ],
 )
@@ -107,6 +112,35 @@ def test_a_state_that_is_not_whole_is_refused(run, facts, sentence):
     with pytest.raises(RunError, match=sentence):
         train(SMOKE, DATA, run)
     assert len(checkpoints(run / "checkpoints")) == 2
+
+
+def test_a_run_that_ended_before_it_began_is_no_stranger(tmp_path, whole):
+    (tmp_path / "run" / "control").mkdir(parents=True)
+    assert files(train(SMOKE, DATA, tmp_path / "run")) == whole
+
+
+def test_a_second_trainer_is_refused(run):
+    with FileLock(run / ".lock"), pytest.raises(RunError, match="run is being trained by another process"):
+        train(SMOKE, DATA, run)
+
+
+def test_what_the_first_probe_told_needs_no_events(run, whole):
+    (run / "events.jsonl").unlink()
+    assert files(train(SMOKE, DATA, run)) == whole
+
+
+def test_a_signal_to_the_whole_group_saves(tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "memssl_core", "train", "--data", DATA, "--preset", "smoke", "--run-dir", str(run)]
+    command += ["--steps", "3000", "--probe-images", "20", "--threads", "1", "--workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not checkpoints(run / "checkpoints"):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)  # as torchrun does
+    errors = process.communicate(timeout=60)[1]
+    status = JobFolder(run).status()
+    assert process.returncode == 0 and status and status["state"] == "stopped", errors
+    assert load_checkpoint(checkpoints(run / "checkpoints")[-1])["step"] == status["step"]
 
 
 def test_other_pictures_in_the_same_place_are_refused(tmp_path):
@@ -193,20 +227,19 @@ def test_a_line_that_was_cut_off_costs_no_other(tmp_path):
 @pytest.mark.parametrize("seed", range(2))
 def test_kills_at_any_moment_change_nothing(tmp_path, whole, seed):
     """Half of them while a checkpoint is being written; `benchmarks/kills.py` does many more."""
-    moments = (("a.tmp", "*.tmp"), ("a step", "step-*.pt")) if seed else (("a step", "step-*.pt"), ("a.tmp", "*.tmp"))
+    patterns = ("*.tmp", "step-*.pt") if seed else ("step-*.pt", "*.tmp")
     run = tmp_path / "run"
     command = [sys.executable, "-m", "memssl_core", "train", "--data", DATA, "--preset", "smoke", "--run-dir", str(run)]
     command += ["--steps", "8", "--save-every", "2", "--probe-images", "20", "--threads", "1", "--workers", str(seed)]
-    for _, pattern in moments:
+    for pattern in patterns:
         known = {path.name for path in run.rglob(pattern)}
         process = subprocess.Popen(
             command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
         )
         while process.poll() is None and not {p.name for p in (run / "checkpoints").glob(pattern)} - known:
             time.sleep(0.0005)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
         for path in checkpoints(run / "checkpoints"):
             load_checkpoint(path)
     assert files(train(SMOKE, DATA, run)) == whole
@@ -288,5 +321,5 @@ def test_the_best_checkpoints_stay(tmp_path):
         patch.undo()
     folder = tmp_path / "run" / "checkpoints"
     assert load_checkpoint(folder / "best-knn_top1.pt")["step"] == 2
-    assert load_checkpoint(folder / "best-knn_top1.pt")["best"]["knn_top1"] == 30.0
+    assert load_checkpoint(folder / "best-knn_top1.pt")["best"]["knn_top1"] == [30.0, 2]
     assert load_checkpoint(folder / "best-rankme.pt")["step"] == 2

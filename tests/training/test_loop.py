@@ -86,14 +86,14 @@ def test_a_view_never_meets_its_own_key():
     state = TrainState(SMOKE, images)
     before = state.memory.vectors.clone()
     first, second = view_loader(images, SMOKE, start=0, stop=2)
-    facts, _ = train_step(state, first, with_gauges=True)
+    facts = train_step(state, first, with_gauges=True).facts
     assert torch.equal(state.memory.image_id[:16], first.image_ids)
     assert not torch.equal(state.memory.vectors[:16], before[:16]) and torch.equal(
         state.memory.vectors[16:], before[16:]
     )
     fresh = TrainState(SMOKE, images)
     fresh.memory.vectors[:16] = state.memory.vectors[:16]
-    assert train_step(fresh, first, with_gauges=True)[0]["loss"] != facts["loss"]
+    assert train_step(fresh, first, with_gauges=True).facts["loss"] != facts["loss"]
     state.step = 1
     train_step(state, second, with_gauges=False)
     assert torch.equal(state.memory.image_id[16:32], second.image_ids) and state.memory.cursor == 32

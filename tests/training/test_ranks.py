@@ -11,6 +11,7 @@ import torch
 from training.processes import ends, start
 
 from memssl_core.config import PRESETS
+from memssl_core.data.datasets import open_images
 from memssl_core.errors import RunError
 from memssl_core.jobs import JobFolder, read_events
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint
@@ -37,7 +38,7 @@ with joined("cpu") as ranks:
         config = replace(PRESETS["smoke"], drop_path=0.0, steps=5, **changes)
         state, losses = TrainState(config, images, ranks), []
         for batch in view_loader(images, config, start=0, stop=5, part=ranks.rank, parts=ranks.size):
-            losses.append(train_step(state, batch, with_gauges=False)[0]["loss"])
+            losses.append(train_step(state, batch, with_gauges=False).facts["loss"])
             state.step += 1
         told[name] = {"losses": losses, **state.pair.state_dict(), **state.memory.state_dict()}
     if ranks.is_first:
@@ -77,6 +78,25 @@ def test_two_processes_equal_one_with_the_joint_batch(after, name, tolerance):
 
 def test_micro_batches_equal_the_whole_batch(after):
     assert_close(after[1]["plain"], after[1]["micro-batches"], 1e-9)
+
+
+def test_pictures_that_cannot_be_read_are_told_whoever_meets_them(tmp_path):
+    """One process's whole share of a step among them; batch normalisation and micro-batches beside it."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    drawn = open_images("drawn:0:16:64")
+    for i in range(16):
+        drawn.read(i).save(folder / f"{i:02d}.png")
+        if i % 4 == 0:
+            (folder / f"{i:02d}.png").write_bytes(b"no picture")
+    flags = ["--batch-size", "4", "--accumulate", "2", "--steps", "8", "--memory-slots", "64"]
+    argv = command(tmp_path / "run", *flags)
+    argv[argv.index(DATA)] = str(folder)
+    told = ends(start(argv, 2))
+    assert [status for status, *_ in told] == [0, 0], told
+    events = read_events(tmp_path / "run" / "events.jsonl")[0]
+    assert len([event for event in events if event["event"] == "skipped_image"]) == 4
+    assert [event["step"] for event in events if event["event"] == "step"][-1] == 8
 
 
 def command(run_dir, *flags: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import tracemalloc
 import zipfile
 from concurrent.futures import Future
 from pathlib import Path
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from analysis.graph import DUPLICATE, Graph, duplicates, neighbour_graph
 from analysis.map import fit_map, pca_map, place
 from memssl_core import paths
+from memssl_core.errors import ModelError
 from memssl_core.jobs import JobFolder
 from memssl_core.training.runs import Since
 from ui import wire
@@ -89,7 +91,7 @@ def test_points_of_a_memory_without_a_fit_are_its_principal_components(
     facts = told(client, model)
     assert (facts["points"], facts["slots"], facts["parameters"], facts["job"]) == (62, 64, {}, None)
     assert [name for name, _ in facts["colours"]] == ["class", "age", "purity", "density", "duplicates"]
-    assert facts["since"] == {"steps": 0, "overwritten": 0, "is_running": False} and facts["cursor"] == 62
+    assert facts["since"] == {"steps": 0, "keys": 0, "overwritten": 0, "is_running": False} and facts["cursor"] == 62
     arrays, _ = wire.unpack(client.get(f"/api/map/{model}/memory/{facts['key']}/points").content)
     slots, rows = context.workbench().slots("memory")
     assert np.flatnonzero(np.unpackbits(arrays["has"], bitorder="little")).tolist() == slots.tolist()
@@ -125,6 +127,29 @@ def test_colours_of_the_neighbours(client: TestClient, context: Context, model, 
         assert client.get(f"/api/map/{model}/memory/{key}/colour/duplicates?threshold={wrong}").status_code == 422
 
 
+def test_a_model_that_has_changed_since_is_not_fitted(client: TestClient, model, started, monkeypatch):
+    monkeypatch.setattr("analysis.workbench.source_state", lambda source: "another")
+    answer = client.post("/api/map/fit", json={"space": "memory", "model": model}).json()
+    assert "has changed since it was opened" in answer["error"]["text"] and not started
+
+
+def test_a_long_word_costs_what_it_is():
+    words = ["x" * 20_000, *["short"] * 50_000]
+    tracemalloc.start()
+    values, facts = categories(words)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000 and facts["counts"] == [50_000, 1] and values[0] == 2
+
+
+def test_of_a_large_memory_no_graph_is_made_for_a_visitor(context: Context, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ui.layouts.FOUND_AT_ONCE", 10)
+    layout = context.layouts.of(context.workbench(), "memory")
+    assert not context.layouts.has_graph(context.workbench(), layout, "memory")
+    with pytest.raises(ModelError, match="fit its map"):
+        context.layouts.graph(context.workbench(), "memory")
+
+
 def test_unknown_classes_are_grey():
     graph = Graph(np.array([[1], [0], [0]], np.int32), np.ones((3, 1), np.float32))
     values, facts = by_purity(graph, np.array([2, 3, -1]))
@@ -150,14 +175,14 @@ def test_of_student_and_teacher():
 
 def test_slots_that_a_run_has_overwritten(client: TestClient, model, monkeypatch: pytest.MonkeyPatch):
     for module in ("map", "slots"):
-        monkeypatch.setattr(f"ui.{module}.since", lambda *_: Since(40, 4, is_running=True))
-    assert told(client, model)["since"] == {"steps": 40, "overwritten": 4, "is_running": True}
+        monkeypatch.setattr(f"ui.{module}.since", lambda *_: Since(40, 4, 2, is_running=True))
+    assert told(client, model)["since"] == {"steps": 40, "keys": 4, "overwritten": 2, "is_running": True}
     stale = [slot for slot in range(62) if client.get(f"/api/slots/{model}/memory/{slot}").json()["is_stale"]]
     assert stale == [0, 1]  # and 62 and 63, which were noise
 
 
 def test_only_a_run_goes_on(context: Context, model):
-    assert since(context, model) == Since(0, 0, is_running=False)
+    assert since(context, model) == Since(0, 0, 0, is_running=False)
 
 
 def test_colours_say_class_and_age(client: TestClient, model, memory):
@@ -198,7 +223,7 @@ def test_a_card_says_where_a_slot_came_from(client: TestClient, context: Context
         np.sort(scores)[-12:].tolist(), abs=1e-5
     )
     assert (card["slot"], card["step"], card["uri"], card["space"]) == (5, 50, "drawn:0:16#5", "embedding")
-    assert card["overwritten_in"] == (5 - 62) % 64 + 1 and card["last_step"] == 610
+    assert card["overwritten_in"] == (5 - 62) % 64 + 1 and card["last_step"] == 611
     assert card["times_written"] == 1 and card["is_stale"] is False
     assert card["bundle_hash"] == context.workbench().model.card["bundle_hash"]
     for slot in (64, -1, 63):
@@ -275,6 +300,8 @@ def test_one_fit_runs_and_both_see_it(client: TestClient, model, started: list[d
 
 
 def test_visitors_from_elsewhere_start_no_fit(public: TestClient, model):
+    write_job("map", "failed", facts={"model": model, "space": "memory"}, message="/home/me holds no bundle.")
+    assert not {"job", "problem"} & public.get(f"/api/map/{model}/memory").json().keys()
     assert public.post("/api/map/fit", json={"space": "memory"}).status_code == 403
     assert public.get(f"/api/map/{model}/memory").status_code == 200
 

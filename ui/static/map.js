@@ -5,11 +5,21 @@ import { commandLine, count, h, note, save, segmented, shellWord, toggle } from 
 import { cardPlace, mapCanvas } from "./mapcanvas.js";
 import { mapColours } from "./mapcolours.js";
 import { SPACES, pinnedCard, selection, thumbnail } from "./mapslots.js";
+import { opening } from "./opening.js";
 import { doors, line, session, whileVisible, writeLink } from "./session.js";
 import { unpack } from "./wire.js";
 
 const LOOK_MS = 2000; // between two looks at a fit
 const RUN_MS = 6000; // and at a run that goes on
+
+// {arrays, facts}, or {error}
+async function bring(url, title) {
+  const response = await fetch(url).catch(() => null);
+  const data = response?.ok ? await response.arrayBuffer().catch(() => null) : null;
+  if (data) return unpack(data);
+  const told = await response?.json().catch(() => null);
+  return { error: { title, text: told?.error ?? "The server does not answer; try again." } };
+}
 
 export function mount({ element, props, trigger, watch }) {
   const look = { space: "memory", by: null, pinned: null };
@@ -27,7 +37,7 @@ export function mount({ element, props, trigger, watch }) {
     hover: showHover,
     pick: (index) => pin(index === null ? null : map.slots[index]),
     select: (found) => choose(`${count(found.length)} slots inside`, found),
-    picture: (index) => urlOf(map.slots[index]),
+    picture: (index) => urlAt(index),
     clear: clearAll,
     mode: (name) => mode.press(name),
   });
@@ -54,14 +64,18 @@ export function mount({ element, props, trigger, watch }) {
   element.append(view, state);
 
   // ---- bringing the map
+  const isAwaited = () => Boolean(linked && opening.now && session.link.has("model") && session.link.get("model") !== session.facts.model?.source); // the model of the link is still on its way
   function wish() {
     const { model } = session.facts;
-    if (session.ready && model.memory) {
+    if (session.ready && model.memory && !isAwaited()) {
       if (linked) restore();
       if (!model.memory.spaces.includes(look.space)) look.space = model.memory.spaces[0];
       const isKnown = (one) => one && one.model === model && one.space === look.space;
       if (!isKnown(asked) && !isKnown(map) && !isKnown(problem)) bringMap(model, look.space);
-      else if (isKnown(map)) placePicture();
+      else if (isKnown(map)) {
+        if (!isKnown(asked)) asked = null; // back from a map that is not there yet
+        placePicture();
+      }
     }
     showState();
   }
@@ -69,7 +83,9 @@ export function mount({ element, props, trigger, watch }) {
     look.space = linked.get("space") in SPACES ? linked.get("space") : look.space;
     look.by = linked.get("by");
     const slot = Number(linked.get("slot"));
-    look.pinned = linked.has("slot") && Number.isInteger(slot) && slot >= 0 ? slot : null;
+    const { source, typed } = session.facts.model;
+    const isOfThis = !linked.has("model") || [source, typed].includes(linked.get("model")); // it may have failed to open
+    look.pinned = linked.has("slot") && isOfThis && Number.isInteger(slot) && slot >= 0 ? slot : null;
     linked = null;
   }
   const path = (part = "") => `api/map/${map.model.handle}/${map.space}${part}`;
@@ -81,20 +97,22 @@ export function mount({ element, props, trigger, watch }) {
     try {
       const facts = await get(`api/map/${model.handle}/${inSpace}`);
       if (facts.error) throw facts.error;
-      const response = await fetch(`api/map/${model.handle}/${inSpace}/${facts.key}/points`);
-      if (!response.ok) throw { title: "The map did not arrive.", text: (await response.json()).error };
-      const { arrays } = unpack(await response.arrayBuffer());
+      const { arrays, error } = await bring(`api/map/${model.handle}/${inSpace}/${facts.key}/points`, "The map did not arrive.");
+      if (error) throw error;
       if (asked !== mine) return;
       const slots = slotsOf(arrays.has, arrays.x.length);
       const isSame = map?.model === model && map.space === inSpace; // a fit has ended: what was chosen stays chosen
-      map = { model, space: inSpace, key: facts.key, facts, slots, ...arrays, isStale: (slot) => (slot - map.facts.cursor + facts.slots) % facts.slots < map.facts.since.overwritten };
-      asked = placed = null;
+      if (map && map.model.handle !== model.handle) look.pinned = null;
+      map = { model, space: inSpace, key: facts.key, facts, slots, ...arrays, isStale: (slot) => (slot - map.facts.cursor + facts.slots) % facts.slots < map.facts.since.keys };
+      placed = wished = null;
       canvas.show({ x: arrays.x, y: arrays.y, ids: slots });
       if (chosen && isSame) choose(chosen.words, placesOf(chosen.slots));
       else clearChosen();
       canvas.marks({ cross: null });
       await colours.show(map, look.by);
-      if (look.pinned !== null) pin(look.pinned);
+      if (asked !== mine) return;
+      asked = null;
+      pin(look.pinned);
       placePicture();
     } catch (error) {
       if (asked !== mine) return;
@@ -111,12 +129,10 @@ export function mount({ element, props, trigger, watch }) {
   }
 
   async function bringColours(name, threshold) {
-    const response = await fetch(path(`/${map.key}/colour/${name}${threshold === null ? "" : `?threshold=${threshold.toFixed(7)}`}`));
-    if (response.ok) {
-      const { arrays, facts } = unpack(await response.arrayBuffer());
-      return { values: arrays.values, facts };
-    }
-    session.fail({ title: "The colours did not arrive.", text: (await response.json()).error });
+    const mine = map;
+    const { arrays, facts, error } = await bring(path(`/${map.key}/colour/${name}${threshold === null ? "" : `?threshold=${threshold.toFixed(7)}`}`), "The colours did not arrive.");
+    if (!error) return { values: arrays.values, facts };
+    if (mine === map) session.fail(error);
     return null;
   }
 
@@ -124,20 +140,23 @@ export function mount({ element, props, trigger, watch }) {
   const questions = line(({ since, ...question }) => trigger("asked", question));
   function placePicture() {
     const { handle } = session;
-    if (!map || !handle || wished === `${handle} ${map.key}` || (placed?.handle === handle && placed.key === map.key)) return;
+    if (!map || !handle || wished === `${handle} ${map.key}`) return;
     wished = `${handle} ${map.key}`;
+    if (placed?.handle === handle && placed.key === map.key) return;
     questions.ask({ model: map.model.handle, handle, space: map.space, ticket: ++tickets, since: performance.now() });
   }
   watch("value", async () => {
     const answer = JSON.parse(JSON.stringify(props.value ?? {}));
     const question = questions.settle(answer.ticket);
     if (!question || !map || wished !== `${question.handle} ${map.key}`) return;
-    if (answer.error) { session.fail(answer.error); return; }
-    const mine = map;
-    const response = await fetch(`api/placed/${answer.key}`);
-    if (!response.ok || mine !== map) return;
-    const { arrays, facts } = unpack(await response.arrayBuffer());
-    if (mine !== map) return;
+    const [mine, asking] = [map, wished];
+    const { arrays, facts, error } = answer.error ? answer : await bring(`api/placed/${answer.key}`, "The picture's place did not arrive.");
+    if (mine !== map || wished !== asking) return;
+    if (error) {
+      session.fail(error);
+      wished = null; // not before: it would be asked for again at once
+      return;
+    }
     placed = { handle: question.handle, key: map.key };
     canvas.marks({ cross: { x: facts.x, y: facts.y } });
     colours.place(Object.fromEntries(Object.entries(arrays).map(([name, values]) => [name, { values, facts: facts.colours[name] }])));
@@ -145,9 +164,10 @@ export function mount({ element, props, trigger, watch }) {
   });
 
   // ---- hover, pin, selection
+  const urlAt = (index) => (map.pictured[index >> 3] >> (index & 7) & 1 ? `api/thumb/${map.model.handle}/${map.slots[index]}` : null);
   const urlOf = (slot) => {
     const index = canvas.find(slot);
-    return index !== null && map.pictured[index >> 3] >> (index & 7) & 1 ? `api/thumb/${map.model.handle}/${slot}` : null;
+    return index === null ? null : urlAt(index);
   };
   function showHover(index, at) {
     hover.hidden = index === null || matchMedia("(max-width: 640px)").matches;
@@ -155,7 +175,7 @@ export function mount({ element, props, trigger, watch }) {
     const slot = map.slots[index];
     const known = colours.classOf(index);
     const pairs = [["Slot", count(slot)], ...(known ? [["Class", known]] : []), ...(map.isStale(slot) ? [["Overwritten", "since this snapshot"]] : [])];
-    hover.replaceChildren(h("div", { class: "pic" }, thumbnail(urlOf(slot))), h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
+    hover.replaceChildren(h("div", { class: "pic" }, thumbnail(urlAt(index))), h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
     const box = canvas.node.getBoundingClientRect();
     const { left, top } = cardPlace(at.x - box.left, at.y - box.top, hover.offsetWidth, hover.offsetHeight, box.width, box.height);
     Object.assign(hover.style, { left: `${left}px`, top: `${top}px` });
@@ -217,6 +237,7 @@ export function mount({ element, props, trigger, watch }) {
 
   // ---- fitting
   let looking;
+  let fittingTold = null; // what `fitting` was made for
   async function fit(fast) {
     const answer = await post("api/map/fit", { model: map.model.handle, space: map.space, fast });
     if (answer.error) { session.fail(answer.error); return; }
@@ -225,9 +246,10 @@ export function mount({ element, props, trigger, watch }) {
     tell();
   }
   async function lookAgain() { // a fit under way: its map takes the place of this one; a run: more slots are overwritten
+    if (document.hidden) { looking = setTimeout(lookAgain, LOOK_MS); return; }
     const mine = map;
     const facts = await get(path());
-    if (mine !== map) return;
+    if (mine !== map || asked) return;
     if (facts.error) looking = setTimeout(lookAgain, RUN_MS);
     else if (facts.key !== map.key) bringMap(map.model, map.space);
     else {
@@ -247,6 +269,9 @@ export function mount({ element, props, trigger, watch }) {
     command.text = `python -m analysis map ${shellWord(model.typed)} --space ${map.space} --html map.html`;
     clearTimeout(looking);
     if (facts.job || (facts.since.is_running && element.offsetParent !== null)) looking = setTimeout(lookAgain, facts.job ? LOOK_MS : RUN_MS);
+    const told = JSON.stringify([Boolean(facts.job), isFitted || Boolean(session.facts.public), facts.problem]);
+    if (told === fittingTold) return; // a button of it may have the focus, and an alert is read once
+    fittingTold = told;
     if (facts.job) fitting.replaceChildren(h("span", { class: "meta" }, "A UMAP is being fitted; it takes the place of this map by itself."));
     else if (!isFitted && !session.facts.public) {
       fitting.replaceChildren(h("button", { type: "button", class: "btn pri", onclick: () => fit(false) }, "Fit with UMAP"), h("button", { type: "button", class: "btn", onclick: () => fit(true) }, "Fast preview"),
@@ -264,7 +289,7 @@ export function mount({ element, props, trigger, watch }) {
   function showState() {
     const { facts } = session;
     const { model } = facts;
-    const has = facts.state === "ready" && model.memory;
+    const has = facts.state === "ready" && model.memory && !isAwaited();
     const failed = problem && problem.model === model && problem.space === look.space ? problem.told : null;
     view.hidden = !has || Boolean(failed);
     state.hidden = !view.hidden;
@@ -277,7 +302,7 @@ export function mount({ element, props, trigger, watch }) {
       return;
     }
     const give = h("button", { type: "button", class: "btn pri", onclick: () => doors.remember() }, "Give it a memory");
-    state.replaceChildren(...(failed ? [note(failed)] : facts.state === "failed" ? [note(facts)] : facts.state === "starting" ? [h("p", {}, "Opening the model"), h("p", { class: "meta" }, "The map appears by itself.")]
+    state.replaceChildren(...(failed ? [note(failed)] : facts.state === "failed" ? [note(facts)] : facts.state === "starting" || isAwaited() ? [h("p", {}, "Opening the model"), h("p", { class: "meta" }, "The map appears by itself.")]
       : [h("p", {}, `${model.name} has no memory, so there is no map of it.`), ...(facts.public ? [] : [give])]));
   }
 

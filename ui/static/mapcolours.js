@@ -27,6 +27,9 @@ export function mapColours(canvas, hear) {
   let by = null;
   let wished = null; // what a link names and is not there yet
   let picked = []; // categories that have a colour, by its number
+  let far = null; // how far all points are from their middle
+  let listed = null; // the choices that `select` has
+  let tickets = 0; // of the colourings asked for: only the last one counts
 
   const select = h("select", { "aria-label": "Colour by", onchange: () => choose(select.value) });
   const title = h("h2");
@@ -34,8 +37,9 @@ export function mapColours(canvas, hear) {
   const body = h("div");
   let resting;
   const cut = slider("Duplicates from cosine", { min: 0, max: 80, value: 0, words: (step) => cosineAt(step).toFixed(5), oninput: (step) => {
+    tickets++; // what is under way is for where it was
     clearTimeout(resting);
-    resting = setTimeout(() => { delete kept.duplicates; choose("duplicates", cosineAt(step)); }, CUT_MS);
+    resting = setTimeout(() => choose("duplicates", cosineAt(step)), CUT_MS);
   } });
   const legend = h("section", { "aria-label": "Colours" }, h("div", { class: "head" }, title, told), cut.node, body);
   cut.node.hidden = true;
@@ -46,21 +50,29 @@ export function mapColours(canvas, hear) {
 
   function staleSlots() {
     const values = Uint8Array.from(map.slots, (slot) => (map.isStale(slot) ? 1 : 0));
-    const { overwritten } = map.facts.since;
-    return { values, facts: { kind: "category", names: [`overwritten since step ${count(map.facts.last_step)}`], counts: [overwritten], words: "slots" } };
+    return { values, facts: { kind: "category", names: [`overwritten since step ${count(map.facts.last_step)}`], counts: [values.reduce((sum, one) => sum + one, 0)], words: "slots" } };
   }
 
   async function choose(name, threshold = null) {
-    const mine = map;
-    by = name;
+    const mine = ++tickets;
+    clearTimeout(resting);
     wished = null;
     if (name === STALE) kept[STALE] = staleSlots();
-    else if (!placed[name] && !kept[name]) {
+    else if (threshold !== null || !(placed[name] ?? kept[name])) {
+      const into = kept;
       const found = await hear.bring(name, threshold);
-      if (mine !== map || by !== name) return;
-      if (!found) { if (name !== offered()[0][0]) await choose(offered()[0][0]); return; }
+      if (found && threshold === null) into[name] ??= found; // for later, if another one was chosen meanwhile
+      if (mine !== tickets) return;
+      if (!found) { // what is on screen stays
+        if (by) {
+          select.value = by;
+          if (by === "duplicates") cut.value = stepOf(kept.duplicates.facts.threshold);
+        } else if (name !== offered()[0][0]) await choose(offered()[0][0]);
+        return;
+      }
       kept[name] = found;
     }
+    by = name;
     const { facts } = colouring();
     picked = facts.kind === "category" ? facts.names.slice(0, COLOURED).map((_, i) => i + 1) : [];
     paint();
@@ -82,20 +94,26 @@ export function mapColours(canvas, hear) {
   // The name of each coloured category, at its middle; none for one that is spread as far as the map is
   function labels(values, facts) {
     const { x, y } = map;
-    const [, , far] = middle(x, y);
+    far ??= middle(x, y)[2];
+    facts.middles ??= {};
     return picked.filter((category) => category !== null).flatMap((category) => {
       const isOf = (_, i) => values[i] === category;
-      const [left, top, wide] = middle(x.filter(isOf), y.filter(isOf));
+      const [left, top, wide] = facts.middles[category] ??= middle(x.filter(isOf), y.filter(isOf));
       return wide < TOGETHER * far ? [{ x: left, y: top, text: facts.names[category - 1] }] : [];
     });
   }
 
   function showChoices() {
+    const choices = JSON.stringify(offered());
+    if (choices === listed) return; // it may be open
+    listed = choices;
+    const chosen = select.value;
     select.replaceChildren(...offered().map(([name, text]) => h("option", { value: name }, text)));
-    select.value = by;
+    select.value = isOffered(chosen) ? chosen : by;
   }
   function showLegend(facts) {
     showChoices();
+    select.value = by;
     title.textContent = select.selectedOptions[0]?.textContent ?? "";
     told.textContent = facts.words ?? "slots";
     cut.node.hidden = by !== "duplicates";
@@ -109,8 +127,10 @@ export function mapColours(canvas, hear) {
     const rest = (facts.groups ?? facts.names.length) - rows.length;
     const has = body.querySelector(".rows");
     const at = has && title.dataset.by === by ? has.scrollTop : 0;
+    const focused = [...body.querySelectorAll(".legendrow")].indexOf(document.activeElement);
     body.replaceChildren(h("div", { class: "rows" }, rows), ...(rest > 0 ? [h("p", { class: "meta" }, `${count(rest)} smaller ones in grey`)] : []), ...(rows.length ? [] : [h("p", { class: "meta" }, "None.")]));
     body.querySelector(".rows").scrollTop = at;
+    rows[focused]?.focus({ preventScroll: true });
     title.dataset.by = by;
   }
   function showScale(facts) {
@@ -122,6 +142,7 @@ export function mapColours(canvas, hear) {
     requestAnimationFrame(() => { if (canvas.levels) drawRamp(ramp, canvas.levels); });
   }
   function toggleCategory(category) {
+    if (!colouring()) return;
     const at = picked.indexOf(category);
     if (at >= 0) picked[at] = null;
     else {
@@ -131,32 +152,42 @@ export function mapColours(canvas, hear) {
       else picked = [...picked.slice(1), category]; // the one that was coloured first gives way
     }
     paint();
-    body.querySelectorAll(".legendrow")[category - 1]?.focus({ preventScroll: true });
   }
 
   return {
     select,
     legend,
-    get name() { return by; },
-    get isFirst() { return by === map.facts.colours[0][0]; },
+    get name() { return wished ?? by; },
+    get isFirst() { return this.name === map.facts.colours[0][0]; },
     // another map; `name` is the colouring wished for
     async show(next, name) {
-      [map, kept, placed] = [next, {}, {}];
-      await choose(isOffered(name) ? name : offered()[0][0]);
+      [map, kept, placed, by, far] = [next, {}, {}, null, null];
+      const shown = choose(isOffered(name) ? name : offered()[0][0]);
       wished = Object.hasOwn(OF_PICTURE, name) ? name : null;
+      await shown;
     },
     // the facts of this map have changed
     refresh() {
-      if (by === STALE && map.facts.since.overwritten) choose(STALE);
-      else if (by === STALE) choose(offered()[0][0]);
-      else showChoices();
+      if (by === STALE && !isOffered(STALE)) choose(offered()[0][0]);
+      else if (by === STALE) {
+        const now = staleSlots();
+        if (now.facts.counts[0] === kept[STALE].facts.counts[0]) return;
+        kept[STALE] = now;
+        paint();
+      } else showChoices();
     },
     // colourings of the tray's picture
     place(colours) {
       placed = colours;
-      if (wished && placed[wished]) choose(wished);
-      else if (by in OF_PICTURE) choose(placed[by] ? by : offered()[0][0]);
-      else showChoices();
+      const name = wished;
+      wished = null;
+      if (placed[name]) choose(name);
+      else if (placed[by]) paint();
+      else if (by in OF_PICTURE) choose(offered()[0][0]);
+      else {
+        showChoices();
+        if (name) hear.changed();
+      }
     },
     classOf(index) { // null where it is not known
       const it = kept.class;

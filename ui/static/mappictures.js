@@ -1,6 +1,7 @@
 // Pictures on the map: which of them have room, those that were loaded, and drawing one.
 
 const KEPT = 512;
+const RETRY_MS = 30_000;
 const AT_ONCE = 6; // as many as a browser asks a server for
 
 // Squares of `side` centred on [x[i], y[i]]: the indices of those that meet none that was kept before, at most `most`
@@ -12,13 +13,14 @@ export function withRoom(x, y, side, most) {
   return kept;
 }
 
-// Images by URL, of which the ones used last are kept. What fails is never asked for again. `changed(hasFailed)` is
-// called after each.
+// Images by URL, of which the ones used last are kept. What fails is not asked for again for a while.
+// `changed(hasFailed)` is called after each.
 export function imageCache(changed, most = KEPT) {
   const images = new Map(); // the one used last at the end
-  const failed = new Set();
+  const failed = new Map(); // when
   const underWay = new Set();
   let wanted = [];
+  const hasFailed = (url) => performance.now() - (failed.get(url) ?? -Infinity) < RETRY_MS;
 
   async function load(url) {
     underWay.add(url);
@@ -26,7 +28,7 @@ export function imageCache(changed, most = KEPT) {
     const isThere = await image.decode().then(() => true, () => false);
     underWay.delete(url);
     if (isThere) images.set(url, image);
-    else failed.add(url);
+    else failed.set(url, performance.now());
     if (images.size > most) images.delete(images.keys().next().value);
     next();
     changed(!isThere);
@@ -34,13 +36,13 @@ export function imageCache(changed, most = KEPT) {
   function next() {
     while (wanted.length && underWay.size < AT_ONCE) {
       const url = wanted.shift();
-      if (!images.has(url) && !failed.has(url) && !underWay.has(url)) load(url);
+      if (!images.has(url) && !hasFailed(url) && !underWay.has(url)) load(url);
     }
   }
 
   return {
     want(urls) { wanted = [...urls]; next(); }, // what was wanted before and has not begun is forgotten
-    hasFailed: (url) => failed.has(url),
+    hasFailed,
     get(url) {
       const image = images.get(url);
       if (image) {

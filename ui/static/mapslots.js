@@ -12,7 +12,7 @@ export function thumbnail(url) {
 
 function written({ step, last_step, times_written }) {
   if (step < 0) return "before training";
-  const age = last_step - step;
+  const age = last_step - 1 - step; // steps count from 0
   return `step ${count(step)}${age > 0 ? `, ${count(age)} steps ago` : ""}${times_written > 1 ? `; ${count(times_written)} times in all` : ""}`;
 }
 
