@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,14 @@ def _take(folder: Path, held: ExitStack) -> None:
         held.enter_context(FileLock(folder / LOCK).acquire(timeout=0))
     except Timeout:
         raise RunError(f"{folder.name} is being trained by another process; stop that one first.") from None
+    held.callback(_leave_no_empty_folder, folder)
+
+
+def _leave_no_empty_folder(folder: Path) -> None:
+    with suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
 
 
 def _tell_of_failure(reason: BaseException, state: TrainState, emit: Emit, tell: Callable[..., None]) -> None:
