@@ -13,6 +13,7 @@ from browser.server import Server
 from browser.small_bundle import write_small_bundle
 from playwright.sync_api import Browser, Page, Route, expect
 
+SHOWN = ".mapstage > p.meta:has-text('slots shown')"
 expect.set_options(timeout=15_000)  # a busy machine may take its time; what is right comes at once elsewhere
 
 
@@ -95,6 +96,18 @@ def visit(browser: Browser, server: str) -> Iterator[Callable[..., Watched]]:
     for watched in opened:
         watched.page.context.close()
         watched.assert_quiet()
+
+
+@pytest.fixture
+def panel(visit: Callable[..., Watched]) -> Callable[..., Watched]:
+    """The panel Map, when the tray's picture is on it."""
+
+    def open_panel(query: str = "", **options) -> Watched:
+        watched = visit(f"?tab=memory&panel=map{query}", ready=SHOWN, **options)
+        expect(watched.page.locator(SHOWN)).to_contain_text("the cross is the picture above")
+        return watched
+
+    return open_panel
 
 
 @pytest.fixture

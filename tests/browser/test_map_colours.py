@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browser.conftest import Watched, assert_accessible
+from browser.conftest import SHOWN, assert_accessible
 from browser.small_bundle import write_small_bundle
-from browser.test_map import SHOWN, find, frames, link, until
+from browser.test_map import find, frames, link, until
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
@@ -21,16 +20,6 @@ HOSTILE = "<img src=x onerror='window.hit=1'>{{7*7}}"
 URI = "javascript:window.hit=2//<script>window.hit=3</script>"
 UNKEPT = 3
 GROUND = "document.querySelector('.mapbox canvas').toDataURL()"
-
-
-@pytest.fixture
-def panel(visit: Callable[..., Watched]) -> Callable[..., Watched]:
-    def open_panel(query: str = "", **options) -> Watched:
-        watched = visit(f"?tab=memory&panel=map{query}", ready=SHOWN, **options)
-        expect(watched.page.locator(SHOWN)).to_contain_text("the cross is the picture above")
-        return watched
-
-    return open_panel
 
 
 @pytest.fixture(scope="session")
