@@ -418,9 +418,9 @@ class Models:
                 return handle, self._touch(handle)
 
     def is_current(self, handle: str) -> bool:
-        """Whether the source of this model still leads to it."""
+        """Whether the source of this model still leads to it; one that was touched is opened again to see."""
         source = self._sources.get(handle)
-        return source is not None and self._handles.get((source, source_state(source))) == handle
+        return source is not None and self.open(source) == handle
 
     def __len__(self) -> int:
         """How many are held now."""
