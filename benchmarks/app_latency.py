@@ -1,27 +1,30 @@
-"""How long does a person wait on the page? In headless Chromium, against the budgets of the design.
+"""How long does a person wait on the page? In headless Chromium without a GPU, against the budgets of the design.
 
-python benchmarks/app_latency.py [--rounds N]: the Correspondence tab with the embedded model and with a ViT-S/16 of
-random weights. Two pictures of 224 px until their matches are drawn, at the input size nearest to that; a click until
-the heat map is painted, and until the memories of its crop are there; 60 pointer moves, each with its heat map. Medians
-and the slowest; the pictures are new in each round, so nothing was computed before.
+python benchmarks/app_latency.py [--rounds N] [--parts correspondence map] [--points N N]
+
+The Correspondence tab with the embedded model and with a ViT-S/16 of random weights: two pictures of 224 px until their
+matches are drawn, at the input size nearest to that; a click until the heat map is painted, and until the memories of
+its crop are there; 60 pointer moves, each with its heat map. The panel Map with 131 072 and with 1 000 000 points, see
+map_latency.py. Medians and the slowest; the pictures are new in each round, so nothing was computed before.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from typing import Literal
 
 import numpy as np
 import tyro
-from playwright.sync_api import FilePayload, Page, sync_playwright
+from map_latency import measure_map
+from page_timing import chromium, line, serving, settle
+from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
 from timing import machine
 
 from memssl_core.data.images import decode_image
-from tests.browser.server import Server
-from tests.conftest import find_chromium
 from ui.examples import PAIR, examples
 
 SIDE_PX = 224
@@ -63,8 +66,16 @@ MOVES = """async () => {
 
 @dataclass(frozen=True)
 class Setting:
+    parts: tuple[Literal["correspondence", "map"], ...] = ("correspondence", "map")
     rounds: int = 7
     models: tuple[str, ...] = ("embedded", "random:vit_small_patch16_224")
+    """of the part correspondence"""
+    points: tuple[int, ...] = (131_072, 1_000_000)
+    """of the part map"""
+    starts: int = 3
+    """how many servers show each map for the first time"""
+    device_scale: float = 1
+    """pixels of the screen per pixel of the page"""
 
 
 def files(seed: int) -> list[FilePayload]:
@@ -83,11 +94,6 @@ def add(page: Page, file: FilePayload) -> None:
     page.locator(f"{TRAY} input[type=file]").set_input_files(file)
     page.get_by_role("button", name=file["name"], exact=True).and_(page.locator(f"{TRAY} .pics button")).wait_for()
     settle(page)
-
-
-def settle(page: Page) -> None:
-    page.wait_for_timeout(400)
-    page.locator(".load:visible").wait_for(state="hidden")
 
 
 def fill(page: Page, side: str) -> None:
@@ -114,11 +120,6 @@ def click_ms(page: Page, x: float, y: float, done: str) -> float:
     return page.evaluate(UNTIL, [CLICK % (x, y), done])
 
 
-def line(what: str, times: list[float], budget_ms: float) -> None:
-    word = "within" if median(times) <= budget_ms else "OVER"
-    print(f"  {what}: {median(times):.1f} ms (slowest {max(times):.1f}; {len(times)} times), {word} {budget_ms:.0f} ms")
-
-
 def measure(page: Page, url: str, model: str, rounds: int) -> None:
     page.goto(f"{url}?tab=correspondence&model={model}")
     page.locator(".pairs:not(.empty)").wait_for(timeout=60_000)
@@ -143,21 +144,25 @@ def measure(page: Page, url: str, model: str, rounds: int) -> None:
     line("pointer move to heat map, no request", page.evaluate(MOVES), 16)
 
 
+def measure_correspondence(browser: Browser, folder: Path, setting: Setting) -> None:
+    with serving(folder, "embedded") as url:
+        page = browser.new_context(
+            viewport={"width": 1440, "height": 1000}, device_scale_factor=setting.device_scale
+        ).new_page()
+        for model in setting.models:
+            measure(page, url, model, setting.rounds)
+        page.context.close()
+
+
 def main(setting: Setting) -> None:
-    print(f"{setting} ({machine()})")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        server = Server(Path(folder), ["--model", "embedded"], threads=2)
-        browser = playwright.chromium.launch(
-            executable_path=find_chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        try:
-            server.start()
-            page = browser.new_context(viewport={"width": 1440, "height": 1000}).new_page()
-            for model in setting.models:
-                measure(page, server.url, model, setting.rounds)
-        finally:
-            browser.close()
-            server.stop()
+    print(f"{setting} ({machine()}; load before: {os.getloadavg()[0]:.1f})")
+    with sync_playwright() as playwright, chromium(playwright) as browser:
+        if "correspondence" in setting.parts:
+            with tempfile.TemporaryDirectory() as folder:
+                measure_correspondence(browser, Path(folder), setting)
+        for points in setting.points if "map" in setting.parts else ():
+            with tempfile.TemporaryDirectory() as folder:
+                measure_map(browser, Path(folder), points, setting.rounds, setting.starts, setting.device_scale)
 
 
 if __name__ == "__main__":
