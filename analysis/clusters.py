@@ -89,14 +89,16 @@ def spherical_kmeans(rows: np.ndarray, count: int, *, seed: int = 0) -> np.ndarr
 def describe(memory: MemoryTable, slots: np.ndarray, rows: np.ndarray, cluster: np.ndarray) -> list[Cluster]:
     """The clusters in the order of their numbers.
 
-    Args: slots [M >= 1] of the memory, their unit rows [M, C] and cluster [M], -1 none.
+    Args: slots [M >= 1] of the memory, their rows [M, C] of any length and cluster [M], -1 none.
     """
     found, order = [], np.argsort(cluster, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1):
         number = int(cluster[members[0]])
         if number < 0:
             continue
-        exemplar = int(slots[members[(rows[members] @ rows[members].sum(0)).argmax()]])
+        own = rows[members]
+        own /= np.linalg.norm(own, axis=1, keepdims=True)
+        exemplar = int(slots[members[(own @ own.sum(0)).argmax()]])
         name, purity = _name(memory, slots[members], exemplar)
         found.append(Cluster(number, len(members), exemplar, name, purity))
     return found

@@ -40,7 +40,7 @@ def written_slots(memory: MemoryTable, space: Space, *, has_head: bool = True) -
     `has_head`: False for the memory of a model without head, whose vectors are embeddings.
     Raises: ModelError if there is no such space, or nothing is written.
     """
-    slots = np.flatnonzero((memory.image_id != -1) & _vectors(memory, space, has_head).any(1))
+    slots = np.flatnonzero((memory.image_id != -1) & vectors_of(memory, space, has_head=has_head).any(1))
     if not len(slots):
         raise ModelError("This model's memory is still empty: every slot is noise; train it further.")
     return slots
@@ -49,12 +49,13 @@ def written_slots(memory: MemoryTable, space: Space, *, has_head: bool = True) -
 def slot_rows(memory: MemoryTable, space: Space, *, has_head: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """`written_slots` [M] and their vectors, float32 [M, D] or [M, C] of unit length."""
     slots = written_slots(memory, space, has_head=has_head)
-    rows = _vectors(memory, space, has_head)[slots]
+    rows = vectors_of(memory, space, has_head=has_head)[slots]
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return slots, rows
 
 
-def _vectors(memory: MemoryTable, space: Space, has_head: bool) -> np.ndarray:
+def vectors_of(memory: MemoryTable, space: Space, *, has_head: bool = True) -> np.ndarray:
+    """float32 [K, D] or [K, C] of a memory in a space, noise and zeros too. ModelError if there is no such space."""
     vectors = memory.vectors if space == "memory" or not has_head else memory.embeddings
     if vectors is None:
         raise ModelError("This model's memory holds no embeddings, so only the memory space has neighbours and a map.")

@@ -25,6 +25,7 @@ from analysis.graph import (
     purity,
     save_graph,
     slot_rows,
+    vectors_of,
     written_slots,
 )
 from analysis.neighbours import Space
@@ -318,8 +319,9 @@ def graph_file(model: Model, space: Space) -> Path:
 
 def map_clusters(model: Model, memory_map: MemoryMap) -> list[Cluster]:
     """The clusters of a model's map with their exemplars and names, in the order of their numbers."""
-    memory = _memory(model)
-    slots, rows = slot_rows(memory, memory_map.parameters["space"], has_head=model.head is not None)
+    memory, slots = _memory(model), memory_map.slot
+    vectors = vectors_of(memory, memory_map.parameters["space"], has_head=model.head is not None)
+    rows = vectors if len(slots) == len(vectors) else vectors[slots]
     return describe(memory, slots, rows, memory_map.cluster)
 
 
