@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from memssl_core.sources import Model
 
 Job = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
-Capsule = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CAPSULE")]
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 
 

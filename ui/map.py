@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -16,7 +16,6 @@ from pydantic import BaseModel, Field
 
 from memssl_core import jobs
 from memssl_core.errors import MemsslError, ModelError
-from memssl_core.jobs import JobFolder
 from ui import wire
 from ui.answers import cached, gone
 from ui.colours import agreement, coloured, colours, levels
@@ -172,17 +171,11 @@ def add_map_routes(api: APIRouter, owners: APIRouter, context: Context) -> None:
         return {"job": job}
 
 
-def fits(model: str, space: str) -> Iterator[tuple[JobFolder, dict[str, Any]]]:
-    """The jobs that fit this map or have, newest first, and how each stands."""
-    for job in jobs.find():
-        status = job.status() or {}
-        if (status.get("kind"), status.get("model"), status.get("space")) == ("map", model, space):
-            yield job, status
-
-
 def standing(model: str, space: str) -> dict[str, str | None]:
     """`job`, the name of the one that fits this map now, and `problem`, the sentence that the last fit failed with."""
-    found = list(fits(model, space))
+    statuses = ((job, job.status() or {}) for job in jobs.find())  # newest first
+    wanted = ("map", model, space)
+    found = [(job, s) for job, s in statuses if (s.get("kind"), s.get("model"), s.get("space")) == wanted]
     live = [job for job, status in found if status["state"] in jobs.LIVE and not job.stop_requested()]
     last = found[0][1] if found else {}
     problem = last.get("message") or "The fit ended without a word; see its log among the jobs."

@@ -57,10 +57,6 @@ class TrainState:
         generator = torch.Generator().manual_seed(config.seed)
         self.memory = Memory(config.memory_slots, config.projection_dim, generator=generator).to(self.device)
         self.optimizer = make_optimizer(self.pair.student, config)
-        self.share_gradients()
-
-    def share_gradients(self) -> None:
-        """Let the student's gradients be the mean over all processes from now on."""
         self.student = self.pair.student
         if self.ranks.size > 1:
             with self.ranks.speaking():
