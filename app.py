@@ -12,14 +12,18 @@ import webbrowser
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from memssl_core.errors import ConfigError, MemsslError
 from ui.roots import declared
 
+if TYPE_CHECKING:
+    from ui.context import Training
+
 FIRST_PORT, LAST_PORT = 7860, 7959
+VISITORS_LIMITS = {"runs": 20, "hours": 24, "gigabytes": 20}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,16 @@ class Arguments:
     """where training runs lie; default $MEMSSL_HOME/runs, or ./runs"""
     open: Annotated[bool, tyro.conf.arg(name="open")] = False
     """open the page in a browser"""
+    train: bool = False
+    """offer training to visitors from elsewhere, who log in as $MEMSSL_LOGIN says, NAME:PASSWORD; here it always is"""
+    at_once: int = 1
+    """training runs at a time; the others wait for their turn"""
+    max_runs: int | None = None
+    """training runs that are kept; default 20 for visitors from elsewhere, here no limit, as for the next two"""
+    max_hours: float | None = None
+    """that a training run may work; default 24"""
+    max_gigabytes: float | None = None
+    """that training runs may take in all; default 20"""
 
 
 def main(arguments: Arguments) -> None:
@@ -56,16 +70,21 @@ def main(arguments: Arguments) -> None:
     import uvicorn
 
     from ui.context import open_source
+    from ui.login import login_of
     from ui.page import build
 
+    public = arguments.public or not is_loopback(server_socket)
+    login = login_of(os.environ)
     opening: Future = Future()
     app = build(
         opening,
         source=arguments.model,
-        public=arguments.public or not is_loopback(server_socket),
+        public=public,
         offline=arguments.offline,
+        login=login,
         roots=roots,
         runs=arguments.runs,
+        training=training_of(arguments, public=public, has_login=login is not None),
     )
 
     def open_model() -> None:
@@ -89,6 +108,28 @@ def main(arguments: Arguments) -> None:
     config = uvicorn.Config(app, log_level="warning", proxy_headers=True, timeout_graceful_shutdown=2)
     with contextlib.suppress(KeyboardInterrupt):
         Server(config).run(sockets=[server_socket])
+
+
+def training_of(arguments: Arguments, *, public: bool, has_login: bool) -> Training | None:
+    """What of training is offered. ConfigError for visitors from elsewhere without a login, or an impossible limit."""
+    from ui.context import Training
+
+    limits = {"runs": arguments.max_runs, "hours": arguments.max_hours, "gigabytes": arguments.max_gigabytes}
+    given = {"at-once": arguments.at_once, **{f"max-{name}": value for name, value in limits.items()}}
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{name} is {value}; it must be above 0.")
+    if not public:
+        return Training(at_once=arguments.at_once, **limits)  # type: ignore[arg-type]
+    if not arguments.train:
+        return None
+    if not has_login:
+        raise ConfigError(
+            "--train lets visitors from elsewhere start training, so it needs a login: "
+            "set MEMSSL_LOGIN=NAME:PASSWORD, or leave --train out."
+        )
+    own = {name: VISITORS_LIMITS[name] if value is None else value for name, value in limits.items()}
+    return Training(at_once=arguments.at_once, **own)  # type: ignore[arg-type]
 
 
 def bind(arguments: Arguments) -> socket.socket:

@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analysis.attention import Attention
+    from analysis.gallery import Gallery, open_gallery
+    from analysis.models import Models
     from analysis.neighbours import Neighbours
-    from analysis.workbench import Models, Workbench
+    from analysis.workbench import Workbench
 
-_HOMES = {"Attention": "attention", "Neighbours": "neighbours", "Models": "workbench", "Workbench": "workbench"}
-__all__ = ["Attention", "Models", "Neighbours", "Workbench"]
+_HOMES = {
+    "Attention": "attention",
+    "Gallery": "gallery",
+    "Models": "models",
+    "Neighbours": "neighbours",
+    "Workbench": "workbench",
+    "open_gallery": "gallery",
+}
+__all__ = ["Attention", "Gallery", "Models", "Neighbours", "Workbench", "open_gallery"]
 
 
 def __getattr__(name: str):

@@ -1,4 +1,4 @@
-"""One opened model and its caches, a method a question; and several of them within a memory budget."""
+"""One opened model and its caches, a method a question."""
 
 from __future__ import annotations
 
@@ -35,14 +35,13 @@ from memssl_core.model.features import (
     why_no_attention,
 )
 from memssl_core.model.matching import RULES, Rule, without_position
-from memssl_core.sources import Model, open_model, source_state
+from memssl_core.sources import Model
 
 MAX_TOKENS = 4096
 """patches of a picture at most: 512×512 px at patch 8, 1024×1024 at patch 16; a larger picture is reduced"""
 MAX_INPUT_PIXELS = 1 << 20
 """pixels of a picture at most, which binds where cells are larger: 1024×1024 px"""
 TOKEN_CACHE_BYTES = 320 << 20
-MODELS_BUDGET_BYTES = 3 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +74,21 @@ class Workbench:
     """
 
     def __init__(self, model: Model, *, device: str | torch.device = "cpu", max_tokens: int = MAX_TOKENS) -> None:
-        self.model, self.device, self.max_tokens = model, torch.device(device), max_tokens
-        for module in (model.backbone, model.head, model.student):
-            if module is not None:
-                module.to(self.device)
+        self.model, self.max_tokens = model, max_tokens
         self._tokens: cachetools.LRUCache[Any, Any] = cachetools.LRUCache(TOKEN_CACHE_BYTES, attrgetter("nbytes"))
         self._embeddings: cachetools.LRUCache = cachetools.LRUCache(256)
         self._searches: dict[str, SlotSearch] = {}
         self._caches, self._forward, self._building = threading.Lock(), threading.Lock(), threading.Lock()
+        self.move(device)
+
+    def move(self, device: str | torch.device) -> None:
+        """Answer on this device from now on; not to be called while a question is being answered."""
+        self.device = torch.device(device)
+        for module in (self.model.backbone, self.model.head, self.model.student):
+            if module is not None:
+                module.to(self.device)
+        with self._caches:
+            self._tokens.clear()
 
     def pixels(self, image: ImageSource, size: int | None = None) -> tuple[np.ndarray, Frame]:
         """float32 [3, H, W] as the backbone gets a picture for maps, and its frame.
@@ -372,68 +378,6 @@ class Workbench:
         return Attention(rows, grid, prefix, walked.frame, pixels, layers, tuple(queries))
 
 
-class Models:
-    """Opened models by handle; the least recently used go first when all together pass the budget.
-
-    A handle stays good: a model that went is opened again when it is asked for.
-    """
-
-    def __init__(self, budget_bytes: int = MODELS_BUDGET_BYTES, *, device: str | torch.device = "cpu") -> None:
-        self._device = device
-        self._budget_bytes = budget_bytes
-        self._open: dict[str, Workbench] = {}  # least recently used first
-        self._sources: dict[str, str] = {}
-        self._handles: dict[tuple[str, Hashable], str] = {}
-        self._lock, self._opening = threading.Lock(), threading.Lock()
-
-    def open(self, source: str) -> str:
-        """Open a model, unless it is open already, and return its handle. Raises what `open_model` raises."""
-        return self._opened(source)[0]
-
-    def __getitem__(self, handle: str) -> Workbench:
-        """The workbench behind a handle. ModelError if there was never one, or its source has changed since."""
-        with self._lock:
-            if handle in self._open:
-                return self._touch(handle)
-            source = self._sources.get(handle)
-        if source is None:
-            raise ModelError("This model is not open here; choose it again.")
-        found, workbench = self._opened(source)
-        if found != handle:
-            raise ModelError("This model was replaced since you opened it; choose it again.")
-        return workbench
-
-    def _opened(self, source: str) -> tuple[str, Workbench]:
-        with self._opening:  # one at a time; models that are open stay reachable meanwhile
-            seen = source, source_state(source)
-            with self._lock:
-                handle = self._handles.get(seen, "")
-                if handle in self._open:
-                    return handle, self._touch(handle)
-            model = open_model(source)
-            handle = _handle(model)
-            with self._lock:
-                self._open.setdefault(handle, Workbench(model, device=self._device))
-                self._handles[seen], self._sources[handle] = handle, source
-                return handle, self._touch(handle)
-
-    def is_current(self, handle: str) -> bool:
-        """Whether the source of this model still leads to it; one that was touched is opened again to see."""
-        source = self._sources.get(handle)
-        return source is not None and self.open(source) == handle
-
-    def __len__(self) -> int:
-        """How many are held now."""
-        return len(self._open)
-
-    def _touch(self, handle: str) -> Workbench:
-        self._open[handle] = self._open.pop(handle)
-        held = sum(workbench.model.nbytes for workbench in self._open.values())
-        while held > self._budget_bytes and len(self._open) > 1:
-            held -= self._open.pop(next(iter(self._open))).model.nbytes
-        return self._open[handle]
-
-
 def _frame_of_cells(frame: Frame, cells: tuple[int, ...], box: tuple[float, float, float, float]) -> Frame:
     """The frame of (rows, columns) cells that share a box (x0, y0, x1, y1 in 0..1) of the picture evenly."""
     (rows, columns), (x0, y0, x1, y1) = cells, box
@@ -441,8 +385,3 @@ def _frame_of_cells(frame: Frame, cells: tuple[int, ...], box: tuple[float, floa
     scale_y = rows * frame.patch_px / ((y1 - y0) * frame.height)
     left_px, top_px = x0 * frame.width * scale_x, y0 * frame.height * scale_y
     return Frame(frame.width, frame.height, rows, columns, frame.patch_px, scale_x, scale_y, left_px, top_px)
-
-
-def _handle(model: Model) -> str:
-    bundle_hash = model.card["bundle_hash"]
-    return model.model_hash[:12] + (f"-{bundle_hash[:8]}" if bundle_hash else "")

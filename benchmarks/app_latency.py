@@ -1,11 +1,12 @@
 """How long does a person wait on the page? In headless Chromium without a GPU, against the budgets of the design.
 
-python benchmarks/app_latency.py [--rounds N] [--parts correspondence map] [--points N N]
+python benchmarks/app_latency.py [--rounds N] [--parts correspondence map train] [--points N N]
 
 The Correspondence tab with the embedded model and with a ViT-S/16 of random weights: two pictures of 224 px until their
 matches are drawn, at the input size nearest to that; a click until the heat map is painted, and until the memories of
 its crop are there; 60 pointer moves, each with its heat map. The panel Map with 131 072 and with 1 000 000 points, see
-map_latency.py. Medians and the slowest; the pictures are new in each round, so nothing was computed before.
+map_latency.py. The tabs beside a run that trains, see train_latency.py. Medians and the slowest; the pictures are new
+in each round, so nothing was computed before.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from map_latency import measure_map
 from page_timing import chromium, line, serving, settle
 from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
 from timing import machine
+from train_latency import measure_beside_a_run
 
 from memssl_core.data.images import decode_image
 from ui.examples import PAIR, examples
@@ -66,7 +68,7 @@ MOVES = """async () => {
 
 @dataclass(frozen=True)
 class Setting:
-    parts: tuple[Literal["correspondence", "map"], ...] = ("correspondence", "map")
+    parts: tuple[Literal["correspondence", "map", "train"], ...] = ("correspondence", "map", "train")
     rounds: int = 7
     models: tuple[str, ...] = ("embedded", "random:vit_small_patch16_224")
     """of the part correspondence"""
@@ -163,6 +165,9 @@ def main(setting: Setting) -> None:
         for points in setting.points if "map" in setting.parts else ():
             with tempfile.TemporaryDirectory() as folder:
                 measure_map(browser, Path(folder), points, setting.rounds, setting.starts, setting.device_scale)
+        if "train" in setting.parts:
+            with tempfile.TemporaryDirectory() as folder:
+                measure_beside_a_run(browser, Path(folder), setting.rounds)
 
 
 if __name__ == "__main__":

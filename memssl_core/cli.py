@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from memssl_core.config import PRESETS, TrainConfig
-from memssl_core.errors import MemsslError
+from memssl_core.errors import ConfigError, MemsslError
 from memssl_core.paths import without_folders
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from memssl_core.sources import Model
 
 Job = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+Preset = Literal["vit-s16-800ep", "vit-b16-400ep", "resnet50-100ep", "demo", "smoke"]
+Asked = TypeVar("Asked")
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 
 
@@ -36,10 +39,19 @@ class Train:
     run_dir: Path
     """where the run's config, events, checkpoints and bundle are kept"""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    preset: Literal["vit-s16-800ep", "vit-b16-400ep", "resnet50-100ep", "demo", "smoke"] = "demo"
+    preset: Preset = "demo"
     """the settings to start from; any field below changes one of them"""
     track: Literal["trackio", "tensorboard", "wandb"] | None = None
     """also send the numbers to an experiment tracker, whose package is to be installed"""
+    at_once: int | None = None
+    """wait until fewer runs than this are left before it in the same folder of runs; None does not wait"""
+    stop_after_hours: float | None = None
+    """save and stop then; the same command goes on"""
+
+    def __post_init__(self) -> None:
+        for name, value in (("at_once", self.at_once), ("stop_after_hours", self.stop_after_hours)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it must be above 0.")
 
 
 @dataclass(frozen=True)
@@ -54,35 +66,84 @@ class Draw:
     """also write a contact sheet of the first pictures here"""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Say what a training run would need, and whether it can run here."""
+
+    data: str
+    """class folder, flat folder, FILE.parquet, wds:SHARDS, hf:OWNER/NAME or drawn:SEED:COUNT; several joined by +"""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    preset: Preset = "demo"
+    """the settings to start from; any field below changes one of them"""
+    processes: int = 1
+    """that torchrun would start"""
+    quick: bool = False
+    """only count; no step is trained to measure time and memory"""
+    json: bool = False
+    """print it for a program"""
+    job: Job = None
+    """a folder to tell others in how far it is; what was found is its result.json"""
+
+
 def train(argv: list[str]) -> None:
-    preset = next((b for a, b in zip(argv, argv[1:], strict=False) if a == "--preset"), "demo")
-    preset = next((a.split("=", 1)[1] for a in argv if a.startswith("--preset=")), preset)
-    default = PRESETS.get(preset, TrainConfig())
-    wanted = tyro.cli(
-        Train,
-        args=argv,
-        prog="python -m memssl_core train",
-        default=Train(tyro.MISSING, tyro.MISSING, default, preset=preset),  # type: ignore[arg-type]
-    )
+    wanted = _with_preset("train", argv, lambda config, preset: Train(tyro.MISSING, tyro.MISSING, config, preset))
+    from memssl_core.jobs import JobFolder
+    from memssl_core.training.start import failures_told
+
+    stop = StopOnSignal("Stopping after this step and saving…")
+    with failures_told(wanted.run_dir):
+        bundle = _train(wanted, stop)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if (JobFolder(wanted.run_dir).status() or {}).get("state") == "finished":
+        print(bundle)
+    else:
+        print(f"Saved. The same command goes on with {wanted.run_dir}.", file=sys.stderr)
+
+
+def _train(wanted: Train, stop: Callable[[], bool]) -> Path:
+    """The bundle's folder, which is there when the run is finished."""
+    from memssl_core.training.loop import is_finished
     from memssl_core.training.loop import train as run_training
+    from memssl_core.training.start import your_turn
     from memssl_core.training.terminal import progress
     from memssl_core.training.track import tracker
 
-    stop = StopOnSignal("Stopping after this step and saving…")
-    sends = tracker(wanted.track, wanted.run_dir, asdict(wanted.config)) if wanted.track else None
+    config, data, run_dir = wanted.config, wanted.data, wanted.run_dir
+    sends = tracker(wanted.track, run_dir, asdict(config)) if wanted.track else None
 
     def hear(event: str, *, step: int, **facts: Any) -> None:
         for listener in filter(None, (listen, sends)):
             listener(event, step=step, **facts)
 
-    with progress() as listen:
-        bundle = run_training(wanted.config, wanted.data, wanted.run_dir, listen=hear, should_stop=stop)
-    if os.environ.get("RANK", "0") != "0":
-        return
-    if (bundle / "config.json").exists():
-        print(bundle)
-    else:
-        print(f"Saved. The same command goes on with {wanted.run_dir}.", file=sys.stderr)
+    with progress() as listen, ExitStack() as held:
+        if wanted.at_once and not is_finished(run_dir, config, data):
+            held.enter_context(your_turn(run_dir, wanted.at_once, stop, device=config.device))
+        end = time.monotonic() + 3600 * (wanted.stop_after_hours or float("inf"))
+        should_stop = lambda: stop() or time.monotonic() > end
+        return run_training(config, data, run_dir, listen=hear, should_stop=should_stop)
+
+
+def plan(argv: list[str]) -> None:
+    wanted = _with_preset("plan", argv, lambda config, preset: Plan(tyro.MISSING, config, preset))
+    with _at_work(wanted.job, resource="training") as work:
+        from memssl_core.training.plan import as_json, planned, table
+
+        told = planned(wanted.config, wanted.data, work, wanted.processes, quick=wanted.quick, folder=wanted.job)
+    if wanted.json:
+        return print(as_json(*told))
+    for name, words in table(*told):
+        print(f"{name:<18} {words}")
+    if told[0].problems:
+        raise MemsslError("It cannot run so; see above.")
+
+
+def _with_preset(verb: str, argv: list[str], make: Callable[[TrainConfig, Any], Asked]) -> Asked:
+    """What was asked for; fields that are not given are those of the preset that is."""
+    preset = next((b for a, b in zip(argv, argv[1:], strict=False) if a == "--preset"), "demo")
+    preset = next((a.split("=", 1)[1] for a in argv if a.startswith("--preset=")), preset)
+    default = make(PRESETS.get(preset, TrainConfig()), preset)
+    return tyro.cli(type(default), args=argv, prog=f"python -m memssl_core {verb}", default=default)
 
 
 def replay(
@@ -123,6 +184,7 @@ def replay(
 
 def draw(argv: list[str]) -> None:
     wanted = tyro.cli(Draw, args=argv, prog="python -m memssl_core draw")
+    from rich.console import Console
     from rich.progress import track
 
     from memssl_core.data.datasets import open_images
@@ -134,7 +196,7 @@ def draw(argv: list[str]) -> None:
         raise DataError(f"{wanted.out} is not empty; choose another --out.")
     images = open_images(wanted.source)
     digits = len(str(len(images) - 1))
-    for i in track(range(len(images)), description="Drawing", console=_stderr_console()):
+    for i in track(range(len(images)), description="Drawing", console=Console(stderr=True)):
         path = wanted.out / (images.class_name(i) or "") / f"{i:0{digits}d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         images.read(i).save(path)
@@ -318,6 +380,7 @@ def _typed(verb: Callable[..., None], argv: list[str]) -> None:
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
+    "plan": plan,
     "draw": draw,
     **{verb.__name__: partial(_typed, verb) for verb in (replay, remember, embed, convert, publish, fetch)},
 }
@@ -381,9 +444,3 @@ class StopOnSignal:
 
     def __call__(self) -> bool:
         return self.asked
-
-
-def _stderr_console():
-    from rich.console import Console
-
-    return Console(stderr=True)

@@ -90,6 +90,8 @@ class TrainConfig:
     probe_every: int = 10_000
     probe_images: int = 2_500
     """pictures of the k-NN probe, a fifth of them queries"""
+    snapshot_every: int = 10_000
+    """steps between two snapshots of the memory and the pinned pictures"""
 
     def __post_init__(self) -> None:
         if self.block_size > self.memory_slots:
@@ -98,7 +100,7 @@ class TrainConfig:
                 f"try block_size {max(1, self.memory_slots // 8)}."
             )
         sizes = ("block_size", "batch_size", "accumulate", "global_size", "local_size", "head_hidden", "projection_dim")
-        for name in (*sizes, "log_every", "save_every", "probe_every", "probe_images"):
+        for name in (*sizes, "log_every", "save_every", "probe_every", "probe_images", "snapshot_every"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("local_views", "workers", "warmup_epochs", "weight_decay", "weight_decay_end", "min_lr"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
@@ -218,6 +220,7 @@ PRESETS: dict[str, TrainConfig] = {
         log_every=5,
         save_every=100,
         probe_every=100,
+        snapshot_every=100,
     ),
     "smoke": TrainConfig(
         **_TINY,
@@ -240,5 +243,6 @@ PRESETS: dict[str, TrainConfig] = {
         save_every=10,
         probe_every=60,
         probe_images=250,
+        snapshot_every=10,
     ),
 }

@@ -2,7 +2,7 @@
 
 A folder has `job.json` (what was asked; written once, by whoever starts it), `status.json` (replaced atomically),
 `events.jsonl` (one JSON object a line, only ever appended to), `control/` (flag files) and `log.txt`.
-A training run's folder is one too, without `job.json`.
+A training run's folder is one too, without `job.json` if it was started from a command line.
 """
 
 from __future__ import annotations
@@ -151,9 +151,43 @@ class JobFolder:
     def stop_requested(self) -> bool:
         return (self.path / "control" / "stop").exists()
 
+    def request_save(self) -> None:
+        (self.path / "control" / "save").touch()
+
+    def save_requested(self) -> bool:
+        return (self.path / "control" / "save").exists()
+
+    def clear_save(self) -> None:
+        (self.path / "control" / "save").unlink(missing_ok=True)
+
+    def is_ours(self) -> bool:
+        """Whether this process, or the torchrun that started it, spoke last in the status."""
+        pid = (_read_json(self.path / "status.json") or {}).get("pid")
+        return pid in (os.getpid(), os.getppid())
+
     def clear_requests(self) -> None:
+        """Forget what was asked before this process; what has been asked of it while it waited still counts."""
+        if self.is_ours() and (self.status() or {}).get("state") == "waiting":
+            return
         for flag in (self.path / "control").iterdir():
-            flag.unlink()
+            flag.unlink(missing_ok=True)
+
+    def kill(self) -> bool:
+        """End a live job's process and all that it started at once, with nothing saved; it is lost then.
+
+        False if there is none but this one, or if it could not be ended.
+        """
+        told = self.status()
+        if told is None or told["state"] not in LIVE or told["pid"] == os.getpid():
+            return False
+        with suppress(psutil.Error):
+            process = psutil.Process(told["pid"])
+            family = [process, *process.children(recursive=True)]
+            for each in family if _is_alive(told) else ():
+                with suppress(psutil.Error):
+                    each.kill()
+            psutil.wait_procs(family, timeout=1)
+        return not _is_alive(told)
 
     def remove(self) -> None:
         """Forget a job that has ended."""
@@ -169,20 +203,23 @@ def start(
     title: str,
     module: str = "memssl_core",
     root: Path | None = None,
+    folder: Path | None = None,
     facts: dict[str, Any] | None = None,
 ) -> JobFolder:
     """Run `python -m MODULE ARGV --job FOLDER` as a process of its own, which outlives this one.
 
-    `kind`, `title` and `facts` (JSON) stay in every status of the job.
+    Args: root, where the job's folder is made; folder, in place of that one that is there, or was used before: nothing
+        is added to ARGV, and its log goes on; kind, title and facts (JSON), what stays in every status of the job.
     """
-    root = root or jobs_dir()
-    job = JobFolder(root / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}").create()
+    name = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    job = JobFolder(folder or (root or jobs_dir()) / name).create()
     asked = {"kind": kind, "title": title, "started_s": time.time(), **(facts or {})}
     write_atomically(job.path / "job.json", json.dumps(asked).encode())
-    command = [sys.executable, "-m", module, *argv, "--job", str(job.path)]
+    command = [sys.executable, "-m", module, *argv, *(() if folder else ("--job", str(job.path)))]
     home = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
-    with open(job.path / "log.txt", "wb") as log:
+    earlier = _read_json(job.path / "status.json")
+    with open(job.path / "log.txt", "ab") as log:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
@@ -191,7 +228,10 @@ def start(
         process.nice(NICENESS)
         first = job.path / "first.tmp"
         first.write_bytes(_status("waiting", process, {"words": "starting"}))
-        os.link(first, job.path / "status.json")  # unless the job has already spoken for itself
+        if earlier is None:
+            os.link(first, job.path / "status.json")  # unless the job has already spoken for itself
+        elif _read_json(job.path / "status.json") == earlier:
+            os.replace(first, job.path / "status.json")
     (job.path / "first.tmp").unlink(missing_ok=True)
     return job
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +187,8 @@ def _repo_and_revision(rest: str) -> tuple[str, str | None]:
 
 def _from_run(source: str, rest: str) -> Model:
     weights = run_weights(rest)
-    if weights.is_dir():
-        return _from_folder(source, weights)
+    if weights.is_dir():  # its bundle, which does not know what the run is called
+        return replace(_from_folder(source, weights), name=weights.parent.name)
     return _from_bundle(source, weights.stem, checkpoint_bundle(weights), {})
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -83,6 +84,44 @@ def test_a_corrupt_picture_among_good_ones_is_named_counted_and_skipped(tmp_path
     assert "5.jpg" in err
 
 
+def test_a_plan_for_people_programs_and_the_page(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MEMSSL_HOME", str(tmp_path / "home"))
+    asked = ("plan", "--data", "drawn:0:32:64", *SHORT)
+    status, out, _ = run(capsys, *asked, "--quick")
+    assert status == 0 and "pictures           32 in 8 classes\n" in out and "speed" not in out
+    status, out, _ = run(capsys, *asked, "--quick", "--json", "--processes", "2", "--batch-size", "8")
+    told = json.loads(out)
+    assert status == 0 and told["measured"] is None
+    assert (told["plan"]["steps"], told["plan"]["processes"], told["plan"]["turns"]) == (3, 2, 3 * 8 / 256)
+    job = JobFolder(tmp_path / "jobs" / "one")
+    status, out, _ = run(capsys, *asked, "--job", job.path)
+    assert status == 0 and "pictures/s" in out
+    result = json.loads((job.path / "result.json").read_text())
+    assert result["measured"]["images_per_s"] > 0 and job.status()["state"] == "finished"
+    status, out, err = run(capsys, "plan", "--data", "drawn:0:3", "--preset", "smoke", "--job", job.path)
+    assert status == 1 and "cannot run         drawn:0:3 has 3 pictures, fewer than batch_size 16" in out
+    assert err == "It cannot run so; see above.\n" and job.status()["state"] == "finished"
+    assert json.loads((job.path / "result.json").read_text())["measured"] is None
+    assert not (tmp_path / "home" / "runs").exists()
+
+
+@pytest.mark.parametrize("flag", ["--at-once", "--stop-after-hours"])
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_turns_and_hours_are_above_nothing(tmp_path, capsys, flag, value):
+    asked = ("train", *SHORT, "--data", "drawn:0:32:64", "--run-dir", tmp_path / "run", f"{flag}={value}")
+    status, out, err = run(capsys, *asked)
+    assert status in (1, 2) and not out and "must be above 0" in err and not (tmp_path / "run").exists()
+
+
+def test_a_run_saves_and_stops_when_its_time_is_over(tmp_path, capsys):
+    asked = ("train", *SHORT, "--data", "drawn:0:32:64", "--run-dir", tmp_path / "run")
+    status, out, err = run(capsys, *asked, "--stop-after-hours", "1e-9", "--at-once", "1")
+    assert status == 0 and not out and "The same command goes on" in err
+    assert JobFolder(tmp_path / "run").status()["step"] == 1
+    status, out, _ = run(capsys, *asked, "--stop-after-hours", "1")
+    assert status == 0 and out.strip() == str(tmp_path / "run" / "bundle")
+
+
 @pytest.fixture
 def photographs(tmp_path):
     """21 pictures, the one named broken.jpg unreadable."""
@@ -141,7 +180,10 @@ def test_ctrl_c_ends_a_job_in_one_sentence(tmp_path):
     while (job.status() or {}).get("state") == "running" and time.monotonic() < end:
         time.sleep(0.02)
     assert job.status()["state"] == "stopped"
-    assert f"Stopped. The same command goes on with {tmp_path / 'out'}." in job.log_tail()
+    told = f"Stopped. The same command goes on with {tmp_path / 'out'}."  # after the status
+    while told not in job.log_tail() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert told in job.log_tail()
     assert "Traceback" not in job.log_tail()
 
 

@@ -20,6 +20,7 @@ from memssl_core.errors import ConfigError
         ({"accumulate": 3}, "batch_size 16 is not a multiple of accumulate 3"),
         ({"accumulate": 16}, "at least 2 pictures in a micro-batch"),
         ({"sgd_momentum": 1.0}, "sgd_momentum"),
+        ({"snapshot_every": 0}, "snapshot_every is 0; it must be at least 1"),
     ],
 )
 def test_impossible_settings_cannot_be_built(change, words):

@@ -20,15 +20,19 @@ from memssl_core.jobs import JobFolder, event_writer, find, read_events, start, 
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = """
-import sys, time
+import subprocess, sys, time
 from pathlib import Path
 from memssl_core.errors import DataError
 from memssl_core.jobs import working
 how, folder = sys.argv[1], Path(sys.argv[3])
+print(how, flush=True)
 try:
     with working(folder, resource="cpu" if how == "queued" else None) as work:
         if how == "fail":
             raise DataError("There are no pictures here; choose another folder.")
+        if how == "family":
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+            work.emit("progress", step=0, words=str(child.pid))
         for step in range({"queued": 4, "quick": 3}.get(how, 600)):
             if work.should_stop():
                 break
@@ -113,6 +117,60 @@ def test_a_killed_job_is_lost(jobs):
     until(lambda: state(job) == "running")
     os.kill(job.status()["pid"], signal.SIGKILL)
     until(lambda: state(job) == "lost")
+
+
+def test_killing_ends_a_live_job_and_all_that_it_started_and_nothing_else(jobs, tmp_path):
+    job = jobs("family")
+    begun = until(lambda: [event for event in read_events(job.events)[0] if event["words"] != "counting"])
+    child = psutil.Process(int(begun[0]["words"]))
+    assert job.kill() and state(job) == "lost"
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    assert not job.kill()
+    ours = JobFolder(tmp_path / "ours").create()
+    assert not ours.kill()
+    ours.write_status("running")
+    assert not ours.kill() and state(ours) == "running"
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        process = psutil.Process(other.pid)
+        told = {"state": "running", "pid": other.pid, "process_start_s": process.create_time() - 1, "heartbeat_s": 0.0}
+        (ours.path / "status.json").write_text(json.dumps(told))  # its number is another's by now
+        assert not ours.kill() and other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_folder_is_used_again_with_its_log_and_keeps_its_last_status_until_there_is_another(jobs, tmp_path):
+    folder = tmp_path / "used"
+    asked = {"kind": "count", "module": "worker", "folder": folder}
+    first = start(["quick", "--job", str(folder)], title="one", **asked)
+    assert first.path == folder
+    until(lambda: state(first) == "finished")
+    printed = first.log_tail()
+    again = start(["quick", "--job", str(folder)], title="two", facts={"started_s": 5.0}, **asked)
+    assert again == first and first.status()["state"] in ("waiting", "running")
+    until(lambda: state(first) == "finished")
+    status = first.status()
+    assert (status["title"], status["started_s"]) == ("two", 5.0)
+    assert printed and first.log_tail() == 2 * printed
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("control", "events.jsonl", "job.json", "log.txt", "status.json")
+    ]
+
+
+def test_a_save_is_asked_for_once(tmp_path):
+    job = JobFolder(tmp_path).create()
+    assert not job.save_requested()
+    job.request_save()
+    job.request_save()
+    assert job.save_requested() and not job.stop_requested()
+    job.clear_save()
+    job.clear_save()
+    assert not job.save_requested()
+    job.request_save()
+    job.clear_requests()
+    assert not job.save_requested()
 
 
 def test_a_job_that_never_began_is_lost(tmp_path):

@@ -14,6 +14,7 @@ import gradio as gr
 
 from memssl_core import paths
 from memssl_core.errors import ModelError
+from ui.curves import Stories
 from ui.layouts import Layouts
 from ui.messages import explain
 from ui.store import Pictures, Store
@@ -41,6 +42,20 @@ def open_source(source: str, device: str) -> Opened:
 
     models = Models(device=choose_device(device))
     return Opened(models, models.open(source), source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Training runs are offered to whoever may visit. None: no limit."""
+
+    at_once: int = 1
+    """how many train at a time; the others wait"""
+    runs: int | None = None
+    """how many are kept"""
+    hours: float | None = None
+    """how long one may work in all"""
+    gigabytes: float | None = None
+    """of the folder of runs"""
 
 
 class Turns:
@@ -73,10 +88,13 @@ class Context:
     roots: Mapping[str, Path] = field(default_factory=dict)
     """folders that may be read, by their names"""
     runs: Path = field(default_factory=paths.runs_dir)
+    training: Training | None = None
+    """None: no run can be started, seen or changed from the page"""
     pictures: Pictures = field(default_factory=Pictures)
     results: Store[bytes] = field(default_factory=lambda: Store(256_000_000, len))
     layouts: Layouts = field(default_factory=Layouts)
-    turns: Turns = field(default_factory=lambda: Turns(model=1, decode=2))
+    stories: Stories = field(default_factory=Stories)
+    turns: Turns = field(default_factory=lambda: Turns(model=1, decode=2, start=1))
 
     @property
     def state(self) -> str:

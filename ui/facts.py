@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memssl_core import paths
+from memssl_core.errors import ModelError, RunError
 from ui.context import device_words, told
 from ui.examples import PAIR, examples
 from ui.messages import explain
+from ui.runs import banner, give_way
 
 if TYPE_CHECKING:
     from analysis import Workbench
@@ -21,17 +24,26 @@ FIGURE_NAMES = {
     "rankme": "RankMe",
     "rankme_untrained": "RankMe before training",
 }
+NOT_OFFERED = "This server offers no training to its visitors; on a machine of your own the explorer has a Train tab."
 POSITIONS = {"timm": "resized as timm does", "original": "resized as the original does"}
 
 
 def page_facts(context: Context) -> dict[str, Any]:
-    """`{state, source, offline, public, roots, pictures, model, device}`; `title` and `text` when opening failed."""
+    """`{state, source, offline, public, roots, training, training_words, banner, pictures, pair, model, device}`.
+
+    When opening failed, `title` and `text` say why.
+    """
+    with suppress(ModelError):  # who is asking a long question just now keeps the device until the next look
+        give_way(context)
     facts = {
         "state": context.state,
         "source": context.source,
         "offline": context.offline,
         "public": context.public,
         "roots": list(context.roots),
+        "training": context.training is not None,
+        "training_words": "" if context.training else NOT_OFFERED,
+        "banner": banner(context),
         "pictures": [{"handle": handle, "name": example.name} for handle, example in examples().items()],
         "pair": PAIR if set(PAIR) <= set(examples()) else list(examples())[:2],
     }
@@ -95,10 +107,16 @@ def map_words(figures: dict[str, Any]) -> str:
 
 
 def bundle_folder(source: str) -> Path | None:
-    """The folder of a bundle on this machine; None for other sources."""
+    """The folder of a bundle on this machine, also that of a run; None for other sources."""
     kind, _, rest = source.partition(":")
     if source == "embedded":
         return paths.embedded_bundle()
+    if kind == "run":
+        from memssl_core.training.runs import run_weights
+
+        with suppress(RunError):
+            return folder if (folder := run_weights(rest)).is_dir() else None
+        return None
     return Path(rest).expanduser() if kind == "bundle" else None
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from fastapi import HTTPException, Request
 
 Login = Callable[[Request], str | None | Awaitable[str | None]]
+LOG_IN = "Log in to see this."
 
 
 def make_guard(login: Login | None, public: bool) -> Callable[[Request], Awaitable[None]]:
@@ -24,7 +25,7 @@ def make_guard(login: Login | None, public: bool) -> Callable[[Request], Awaitab
         if isawaitable(visitor):
             visitor = await visitor
         if visitor is None:
-            raise HTTPException(401, "Log in to see this.")
+            raise HTTPException(401, LOG_IN)
         if not public and not is_this_machine(request.url.hostname or ""):
             raise HTTPException(403, "This server answers on this machine alone; open it as http://127.0.0.1.")
         if request.method not in ("GET", "HEAD"):

@@ -6,19 +6,22 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI, Response
+from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
 from memssl_core import __version__, paths
 from memssl_core.errors import ImageError
 from memssl_core.paths import without_folders
+from ui.answers import gone
 from ui.api import Refusal, add_endpoints
 from ui.attention import attention_tab
-from ui.context import Context, Opened, Visit
+from ui.context import Context, Opened, Training, Visit
 from ui.correspondence import correspondence_tab
 from ui.guard import Login, make_guard
 from ui.map import map_panel
@@ -31,6 +34,8 @@ from ui.views import view
 STATIC = Path(__file__).parent / "static"
 HEAD = """
 <link rel="stylesheet" href="ui/ui.css">
+<link rel="stylesheet" href="ui/train.css">
+<link rel="stylesheet" href="ui/runview.css">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <script>
 try { // the theme chosen before, unless the address names one
@@ -55,6 +60,7 @@ def build(
     login: Login | None = None,
     roots: Mapping[str, Path] | None = None,
     runs: Path | None = None,
+    training: Training | None = None,
 ) -> FastAPI:
     """The app, ready to be served while `opening` still brings the model of `source`.
 
@@ -66,14 +72,16 @@ def build(
             routes alike; `healthz` and static files stay open. Without it everybody may come in.
         roots: folders that may be read from the page, by their names.
         runs: where training runs lie, if elsewhere than `paths.runs_dir()`.
+        training: what of it is offered; None: nothing, neither tab nor routes.
     """
     shown = without_folders(source) if public else source
-    context = Context(shown, opening, offline, public, roots or {}, runs or paths.runs_dir())
+    context = Context(shown, opening, offline, public, roots or {}, runs or paths.runs_dir(), training)
     guard = make_guard(login, public)
     page = blocks(context)
     tools = Tools(page)
     app = FastAPI(title="MaSSL explorer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=tools.lifespan)
     add_routes(app, context, guard)
+    app.get("/ui/plotly.min.js", include_in_schema=False)(plotly)
     app.mount("/ui", Revalidated(directory=STATIC))
     add_tools(app, tools, guard)
     page.mcp_server = True  # so that the page says how to connect
@@ -115,11 +123,23 @@ def blocks(context: Context) -> gr.Blocks:
                 tray(context, visit, "tray-memory")
                 memory_tab(context, visit)
                 map_panel(context, visit)
+            if context.training:
+                with gr.Tab("Train", id="train"):
+                    view("train", elem_id="train")
             with gr.Tab("About", id="about"):
                 gr.Markdown(about(), elem_classes=["ui", "about"])
         add_endpoints(context)
     page.queue(max_size=64)
     return page
+
+
+def plotly() -> Response:
+    """The library that draws curves, out of the installed package; it is fetched when the first curve is drawn."""
+    found = find_spec("plotly")
+    file = Path(str(found.origin)).parent / "package_data" / "plotly.min.js" if found else None
+    if file is None or not file.is_file():
+        return gone("Curves need plotly; install it with `pip install plotly`.", status=404)
+    return FileResponse(file, media_type="text/javascript", headers={"Cache-Control": f"public, max-age={7 * DAY_S}"})
 
 
 def about() -> str:

@@ -41,8 +41,9 @@ def add_publish_routes(api: APIRouter, context: Context) -> None:
         if reason := obstacle(context):
             raise HubError(reason)
         folder, repo = folder_of(context, wish.model), wish.repo.strip()
+        name = context.workbench(wish.model).model.name
         argv = ["publish", str(folder), "--repo", repo, *([] if wish.private else ["--public"])]
-        job = jobs.start(argv, kind="publish", title=f"Publish {folder.name} as {repo}", facts={"model": wish.model})
+        job = jobs.start(argv, kind="publish", title=f"Publish {name} as {repo}", facts={"model": wish.model})
         return {"job": job.path.name}
 
 

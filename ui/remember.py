@@ -6,7 +6,7 @@ import re
 import secrets
 import shutil
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -14,38 +14,18 @@ from pydantic import BaseModel, Field
 from memssl_core import jobs, paths
 from memssl_core.errors import ConfigError, DataError
 from ui.context import Context
+from ui.data import Data, Upload, count_of, spec_of
 from ui.examples import examples
 from ui.jobs import uploads_dir
 from ui.messages import spoken
-from ui.roots import inside, listing, refuse_links_out
 from ui.tray import short_name, uploaded
 
 if TYPE_CHECKING:
     from analysis import Workbench
 
-MAX_UPLOADS, MAX_DRAWN, MAX_SLOTS = 200, 100_000, 131_072
-DRAWN_SEED = 0
+MAX_SLOTS = 131_072
 BYTES_A_PICTURE = 1_300  # of a bundle: thumbnail and the row that goes with it, measured on photographs
-HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*){1,2}(:\w[\w.-]*)?")
 BUNDLE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,79}")
-
-
-class Upload(BaseModel):
-    path: str
-    name: str
-
-
-class Data(BaseModel):
-    """Where the pictures come from; only the fields of its kind are read."""
-
-    kind: Literal["folder", "drawn", "hub", "uploads"]
-    root: str = ""
-    path: str = ""
-    count: int = 0
-    """of the drawn gallery, or of pictures that will be uploaded"""
-    name: str = Field("", max_length=200)
-    """of a data set on the Hub: OWNER/NAME[/CONFIG][:SPLIT]"""
-    uploads: list[Upload] = Field([], max_length=MAX_UPLOADS)
 
 
 class Wish(BaseModel):
@@ -58,11 +38,6 @@ class Wish(BaseModel):
 
 def add_remember_routes(api: APIRouter, context: Context) -> None:
     seconds: dict[str, float] = {}  # a picture takes, by handle
-
-    @api.get("/folders")
-    @spoken
-    def folders(root: str, path: str = "") -> dict[str, Any]:
-        return listing(context.roots, root, path)
 
     @api.post("/remember/need")
     @spoken
@@ -95,40 +70,6 @@ def add_remember_routes(api: APIRouter, context: Context) -> None:
         argv += ["--slots", str(wish.slots)] if wish.slots else []
         job = jobs.start(argv, kind="remember", title=f"Memory {out.name}", facts=facts)
         return {"job": job.path.name}
-
-
-def spec_of(context: Context, data: Data) -> str:
-    """The data source in the words of `open_stream`. DataError if it may not be read, or is none."""
-    if data.kind == "folder":
-        folder = inside(context.roots, data.root, data.path)
-        refuse_links_out(folder, context.roots[data.root])
-        return str(folder)
-    if data.kind == "drawn":
-        if not 1 <= data.count <= MAX_DRAWN:
-            raise DataError(f"The drawn gallery is offered with 1 to {MAX_DRAWN} pictures; choose another count.")
-        return f"drawn:{DRAWN_SEED}:{data.count}"
-    if not HUB_NAME.fullmatch(data.name):
-        raise DataError("This is no name of a data set on the Hub; write OWNER/NAME, if need be with :SPLIT.")
-    if context.offline:
-        raise DataError("The page was started with --offline, so the Hub is not asked; choose another source.")
-    return f"hf:{data.name}"
-
-
-def count_of(context: Context, data: Data) -> int | None:
-    """How many pictures there are; None where only reading them would tell."""
-    if data.kind == "uploads":
-        if not 1 <= data.count <= MAX_UPLOADS:
-            raise DataError(f"Choose 1 to {MAX_UPLOADS} pictures to upload; for more, name their folder with --root.")
-        return data.count
-    from memssl_core.data.streams import open_stream
-
-    spec = spec_of(context, data)
-    try:
-        return open_stream(spec).count
-    except DataError:
-        if data.kind != "folder":
-            raise
-        raise DataError("There are no pictures in this folder; open one that has some, in it or below it.") from None
 
 
 def collect(uploads: list[Upload]) -> str:

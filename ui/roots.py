@@ -11,6 +11,7 @@ from memssl_core.errors import ConfigError, DataError
 
 Roots = Mapping[str, Path]
 MAX_FOLDERS = 500
+TABLE = ".parquet"
 GONE = "This folder is not there (any more); choose another one."
 
 
@@ -42,15 +43,25 @@ def inside(roots: Roots, name: str, path: str) -> Path:
     return folder
 
 
-def listing(roots: Roots, name: str, path: str) -> dict[str, Any]:
-    """`{path, folders, more, pictures}`: names of the folders inside, and how many picture files lie here directly.
+def table_inside(roots: Roots, name: str, path: str) -> Path:
+    """The table at `path` of a root. DataError for anything outside it, or that is no table."""
+    parent, _, file = path.rpartition("/")
+    folder = inside(roots, name, parent)
+    if file not in listing(roots, name, parent)["tables"]:
+        raise DataError("This table is not there (any more); choose another one.")
+    return folder / file
 
-    Hidden folders, and links that lead out of the root, are left out.
+
+def listing(roots: Roots, name: str, path: str) -> dict[str, Any]:
+    """`{path, folders, more, pictures, tables}`: names of the folders inside, how many picture files lie here directly,
+    and names of the Parquet files that do.
+
+    What is hidden, and links that lead out of the root, are left out.
     """
     from memssl_core.data.images import picture_suffixes
 
     folder, suffixes = inside(roots, name, path), picture_suffixes()
-    folders, pictures = [], 0
+    folders, tables, pictures = [], [], 0
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -58,13 +69,17 @@ def listing(roots: Roots, name: str, path: str) -> dict[str, Any]:
                     continue
                 if entry.is_dir() and _stays(entry.path, roots[name]) and _is_text(entry.name):
                     folders.append(entry.name)
-                elif os.path.splitext(entry.name)[1].lower() in suffixes:
+                elif (suffix := os.path.splitext(entry.name)[1].lower()) in suffixes:
                     pictures += 1
+                elif suffix == TABLE and entry.is_file() and _stays(entry.path, roots[name]) and _is_text(entry.name):
+                    tables.append(entry.name)
     except OSError:
         raise DataError("This folder cannot be read; choose another one.") from None
     folders.sort(key=str.casefold)
+    tables.sort(key=str.casefold)
     more = max(0, len(folders) - MAX_FOLDERS)
-    return {"path": path.strip("/"), "folders": folders[:MAX_FOLDERS], "more": more, "pictures": pictures}
+    shown = {"folders": folders[:MAX_FOLDERS], "tables": tables[:MAX_FOLDERS]}
+    return {"path": path.strip("/"), "more": more, "pictures": pictures, **shown}
 
 
 def refuse_links_out(folder: Path, root: Path) -> None:

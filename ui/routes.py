@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from memssl_core.errors import MemsslError
 from ui import wire
 from ui.answers import cached, gone, npz
+from ui.data import add_data_routes
 from ui.facts import page_facts
 from ui.guard import make_owner_only
 from ui.header import add_model_routes
@@ -20,7 +21,10 @@ from ui.jobs import add_job_routes
 from ui.map import add_map_routes
 from ui.publish import add_publish_routes
 from ui.remember import add_remember_routes
+from ui.runs import add_run_routes
+from ui.snapshots import add_snapshot_routes
 from ui.store import SHOWN_PX
+from ui.training import add_training_routes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,6 +99,10 @@ def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> 
     for add_more in (add_job_routes, add_remember_routes, add_publish_routes):
         add_more(owners, context)
     add_map_routes(api, owners, context)
+    add_data_routes(api if context.training else owners, context)
+    if context.training:
+        for add_more in (add_training_routes, add_run_routes, add_snapshot_routes):
+            add_more(api, context)
     api.include_router(owners)
     app.include_router(api)
 

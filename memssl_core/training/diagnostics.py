@@ -65,7 +65,8 @@ def memory_facts(memory: Memory, rows: Tensor, image_ids: Tensor) -> dict[str, f
     """What the memory is like, before this step writes to it.
 
     Args: rows [B, D] unit teacher rows of the view that is stored; image_ids [B] int64 of their pictures.
-    Returns a dict of floats:
+    Returns a dict of numbers:
+        memory_written: how many keys were ever written, a whole number; modulo K it is the slot written next;
         memory_fill: min(1, keys written / K), the share that is not noise any more;
         memory_age_steps: mean number of steps between a stored key and the newest; (K/B - 1)/2 once it is full;
         mean_key_norm: length of the mean slot, about K^-1/2 for noise and 1 when all keys are one;
@@ -84,7 +85,7 @@ def memory_facts(memory: Memory, rows: Tensor, image_ids: Tensor) -> dict[str, f
         "mean_key_norm": memory.vectors.mean(0).norm(),
         "self_match_rate": own.float().mean(),
     }
-    return _floats(figures)
+    return {"memory_written": int(memory.written), **_floats(figures)}
 
 
 class Earlier(NamedTuple):

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images, open_images
-from memssl_core.data.views import view_loader
+from memssl_core.data.views import Batch, view_loader
 from memssl_core.errors import ConfigError, MemsslError, RunError
 from memssl_core.jobs import HEARTBEAT_S, Emit, JobFolder, event_writer, read_events, write_atomically
 from memssl_core.paths import without_folders
@@ -23,15 +23,18 @@ from memssl_core.training.alarms import Alarms
 from memssl_core.training.checkpoint import checkpoints, clear_unfinished, explaining_writes, keep_as_best
 from memssl_core.training.diagnostics import Earlier, probe_facts
 from memssl_core.training.export import export_bundle
+from memssl_core.training.film import Pinned
+from memssl_core.training.pressure import explaining_memory, first_to_go
 from memssl_core.training.probe import Probe
 from memssl_core.training.ranks import Ranks, joined
+from memssl_core.training.snapshots import FOLDER, forget_after, take, thin, write
+from memssl_core.training.start import CONFIG, LOCK
 from memssl_core.training.state import TrainState
 from memssl_core.training.step import train_step
 
-CONFIG, LOCK = "config.json", ".lock"
-_OURS = (LOCK, "control", "checkpoints")
-"""what a run that ended before it wrote its config may have left"""
-FREE = ("workers", "log_every", "save_every", "threads")
+_OURS = (LOCK, "control", "checkpoints", "job.json", "log.txt", "status.json", "first.tmp", "events.jsonl")
+"""what a run that ended before it wrote its config, or whoever started it, may have left"""
+FREE = ("workers", "log_every", "save_every", "snapshot_every", "threads")
 """settings that change nothing of what is computed, or its last bits: a run may go on with others"""
 BEST = ("knn_top1", "rankme")
 
@@ -49,16 +52,17 @@ def train(
     Under torchrun all processes call it together: each trains on its share of every batch, and rank 0 writes.
 
     Args: data, a source `open_images` knows; listen, also gets every event; should_stop, asked at every step: a
-        true answer saves after it and ends cleanly (so does a file `control/stop` in the run folder).
+        true answer saves after it and ends cleanly. So does a file `control/stop` in the run folder, which also has
+        the bundle written as the run then is; `control/save` saves and goes on.
     Raises: a MemsslError for settings, data or a run folder that cannot work.
     """
     folder = Path(run_dir)
-    with joined(config.device) as ranks:
-        is_done = ranks.from_first(lambda: _refuse_strangers(folder, config, data))
+    with first_to_go(), joined(config.device) as ranks:
+        is_done = ranks.from_first(lambda: is_finished(folder, config, data))
         if is_done:
             return folder / "bundle"
-        with explaining_writes("A file of the run"), ExitStack() as held:
-            ranks.from_first(lambda: _take(folder, held))
+        with explaining_writes("A file of the run"), explaining_memory(config), ExitStack() as held:
+            ranks.from_first(lambda: _claim(folder, held))
             _train(config, data, folder, ranks, listen, should_stop)
     return folder / "bundle"
 
@@ -67,7 +71,7 @@ def _train(
     config: TrainConfig, data: str, folder: Path, ranks: Ranks, listen: Emit | None, should_stop: Callable[[], bool]
 ) -> None:
     images = open_images(data)
-    _check_sizes(config, images, ranks)
+    check_sizes(config, images, ranks)
     config = replace(config, threads=config.threads or ranks.from_first(lambda: _threads_of(folder)))
     state, job = TrainState(config, images, ranks), JobFolder(folder)
     if state.listing != ranks.from_first(lambda: state.listing):
@@ -79,7 +83,9 @@ def _train(
         settings = {**_settings(replace(config, threads=None), data), "chosen": _chosen(state)}
         write_atomically(folder / CONFIG, json.dumps(settings, indent=2).encode())
         job.create().clear_requests()
-        clear_unfinished(folder / "checkpoints")
+        for kept in ("checkpoints", FOLDER):
+            clear_unfinished(folder / kept)
+        forget_after(folder, state.step)
         for figure in (name for name, (_, step) in state.best.items() if step == state.step):
             keep_as_best(checkpoints(folder / "checkpoints")[-1], figure)  # a kill may have come before it was
         emit = _with_alarms(state, folder, event_writer(job.events, *([listen] if listen else [])))
@@ -93,19 +99,17 @@ def _train(
         emit("started", step=state.step, resumed=bool(state.step), **facts, **restored)
         for sentence in (*images.notes, *sentences[: -1 if state.step else None]):
             emit("alarm", step=state.step, message=sentence)
-        with explaining_writes("A file of the run"):
-            _run(state, job, emit, tell, should_stop)
-            if state.step < state.steps:
-                emit("stopped", step=state.step)
-                tell("stopped")
-                return
-            if ranks.is_first:  # the others need not wait
+        with explaining_writes("A file of the run"), explaining_memory(config):
+            wants_bundle = _run(state, job, emit, tell, should_stop)
+            if ranks.is_first and wants_bundle:  # the others need not wait
+                tell("running", words="writing the bundle")
                 _export(state, data, folder)
     except BaseException as reason:
         _tell_of_failure(reason, state, emit, tell)
         raise
-    emit("finished", step=state.step)
-    tell("finished")
+    ending = "finished" if state.step == state.steps else "stopped"
+    emit(ending, step=state.step)
+    tell(ending)
 
 
 def _with_alarms(state: TrainState, folder: Path, emit: Emit) -> Emit:
@@ -125,14 +129,17 @@ def _with_alarms(state: TrainState, folder: Path, emit: Emit) -> Emit:
 
 def _run(
     state: TrainState, job: JobFolder, emit: Emit, tell: Callable[..., None], should_stop: Callable[[], bool]
-) -> None:
-    config, folder, ranks = state.config, job.path, state.ranks
+) -> bool:
+    """Train until the end, or until asked to stop; whether the bundle is to be written."""
+    config, ranks = state.config, state.ranks
     probe = Probe.of(state.images, config) if ranks.is_first else None
+    pinned = Pinned.of(state.images, probe.ids, probe.transform, state.device) if probe else None
     earlier = None
-    if probe and state.step == 0:
+    if probe and pinned and state.step == 0:
         figures, earlier = _probed(state, probe, None)
         emit("probe", step=0, **figures)
         state.untrained = _figures(figures)
+        _snapshot(state, job, None, pinned, emit)
     known_skips: set[str] = set()
     began = beat = asked = time.monotonic()
     trained_before, first, waited_s = state.trained_s, state.step, 0.0
@@ -140,9 +147,9 @@ def _run(
     for batch in loader:
         waited_s += time.monotonic() - asked
         is_logged = ranks.is_first and state.step % config.log_every == 0
-        is_asked = should_stop() or (ranks.is_first and job.stop_requested())
+        by_signal, by_file = should_stop(), ranks.is_first and job.stop_requested()
         facts, is_stopping, skipped = train_step(
-            state, batch, with_gauges=is_logged, folder=folder, asked_to_stop=is_asked
+            state, batch, with_gauges=is_logged, folder=job.path, asked_to_stop=by_signal or by_file
         )
         for sentence in sorted(set(skipped) - known_skips):
             known_skips.add(sentence)
@@ -164,20 +171,35 @@ def _run(
             tell("running")
             beat = now
         is_last = state.step == state.steps
+        is_due = lambda every, over=is_last: over or state.step % every == 0
         best: list[str] = []
-        if probe and (is_last or state.step % config.probe_every == 0):
+        if probe and is_due(config.probe_every):
             figures, earlier = _probed(state, probe, earlier)
             emit("probe", step=state.step, **figures)
             state.figures = _figures(figures)
             best = _better(state)
-        if ranks.is_first and (is_last or is_stopping or best or state.step % config.save_every == 0):
-            saved = state.save(folder)
-            for figure in best:
-                keep_as_best(saved, figure)
-            emit("saved", step=state.step)
-        if is_stopping:
-            return
+        if ranks.is_first and (is_stopping or best or is_due(config.save_every) or job.save_requested()):
+            _save(state, job, best, emit)
+        if pinned and (is_stopping or is_due(config.snapshot_every)):
+            _snapshot(state, job, batch, pinned, emit)
+        if is_stopping and not is_last:
+            return by_file and not by_signal
         asked = time.monotonic()
+    return True
+
+
+def _save(state: TrainState, job: JobFolder, best: list[str], emit: Emit) -> None:
+    saved = state.save(job.path)
+    for figure in best:
+        keep_as_best(saved, figure)
+    job.clear_save()
+    emit("saved", step=state.step)
+
+
+def _snapshot(state: TrainState, job: JobFolder, batch: Batch | None, pinned: Pinned, emit: Emit) -> None:
+    write(job.path, take(state, batch, pinned))
+    thin(job.path)
+    emit("snapshot", step=state.step)
 
 
 def _probed(state: TrainState, probe: Probe, earlier: Earlier | None) -> tuple[dict[str, float], Earlier]:
@@ -195,7 +217,7 @@ def _better(state: TrainState) -> list[str]:
     return better
 
 
-def _take(folder: Path, held: ExitStack) -> None:
+def _claim(folder: Path, held: ExitStack) -> None:
     """Be the only trainer of this folder until the end. Raises: RunError if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -213,7 +235,8 @@ def _leave_no_empty_folder(folder: Path) -> None:
 
 
 def _tell_of_failure(reason: BaseException, state: TrainState, emit: Emit, tell: Callable[..., None]) -> None:
-    message = str(reason) if isinstance(reason, MemsslError) else f"{type(reason).__name__}: {reason}"
+    ours = "It ended by a mistake of ours; the last checkpoint stands. See its log, then start the same command again."
+    message = str(reason) if isinstance(reason, MemsslError) else ours
     try:
         tell("failed", message=message)
         emit("failed", step=state.step, message=message)
@@ -221,7 +244,7 @@ def _tell_of_failure(reason: BaseException, state: TrainState, emit: Emit, tell:
         return
 
 
-def _check_sizes(config: TrainConfig, images: Images, ranks: Ranks) -> None:
+def check_sizes(config: TrainConfig, images: Images, ranks: Ranks) -> None:
     if len(images) < config.batch_size:
         raise RunError(
             f"{images.spec} has {len(images)} pictures, fewer than batch_size {config.batch_size}; lower it."
@@ -249,7 +272,7 @@ def _settings(config: TrainConfig, data: str) -> dict[str, Any]:
     return json.loads(json.dumps({"data": data, **asdict(config)}))
 
 
-def _refuse_strangers(folder: Path, config: TrainConfig, data: str) -> bool:
+def is_finished(folder: Path, config: TrainConfig, data: str) -> bool:
     """Whether the folder holds this run, finished. Writes nothing.
 
     Raises: RunError for a folder that holds something else, another run, or a run whose trainer is alive.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,24 +22,28 @@ from memssl_core.model.memory import NOISE
 from memssl_core.model.pair import Pair
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint
 from memssl_core.training.export import config_of
-from memssl_core.training.loop import BEST, CONFIG
+from memssl_core.training.loop import BEST
+from memssl_core.training.start import CONFIG
 
 _UNFIT = (ArithmeticError, AttributeError, LookupError, MemsslError, RuntimeError, TypeError, ValueError)
 
 
 def run_weights(run: str) -> Path:
-    """The bundle folder of a finished run, or a checkpoint file.
+    """The bundle folder of a finished or stopped run, or a checkpoint file.
 
     Args: run, `NAME` below `paths.runs_dir()` or the path of a run folder, with `@STEP` a checkpoint of that step,
-        with `@knn_top1` or `@rankme` the best one by the probe, without the bundle, else the newest checkpoint.
+        with `@knn_top1` or `@rankme` the best one by the probe, without the bundle, or the newest checkpoint if there
+        is no bundle or the run has gone on since it was written.
     Raises: RunError if there is none.
     """
     folder, name, wanted = _folder_and_step(run)
     if name in (".", "..") or not (folder / CONFIG).is_file():
         raise RunError(f"There is no training run named {name.rpartition('/')[2]!r} here; check the name.")
-    if wanted is None and (folder / "bundle").is_dir():
-        return folder / "bundle"
-    found = {path.stem.removeprefix("step-").lstrip("0"): path for path in checkpoints(folder / "checkpoints")}
+    steps = {path: path.stem.removeprefix("step-") for path in checkpoints(folder / "checkpoints")}
+    found = {step.lstrip("0"): path for path, step in steps.items() if step.isdecimal()}
+    bundle = folder / "bundle"
+    if wanted is None and bundle.is_dir() and _trained_steps(bundle) >= max(map(int, found), default=0):
+        return bundle
     if not found:
         raise RunError(f"{folder.name} has saved no checkpoint yet; wait for its first one.")
     newest = list(found)[-1]
@@ -47,6 +52,14 @@ def run_weights(run: str) -> Path:
     if wanted is not None and wanted not in found:
         raise RunError(f"{folder.name} has no checkpoint {wanted}; it has {', '.join(found)}.")
     return found[newest if wanted is None else wanted]
+
+
+def _trained_steps(bundle: Path) -> float:
+    """Steps of a run that its bundle has seen; endless where the bundle does not tell."""
+    try:
+        return int(json.loads((bundle / CONFIG).read_bytes())["memssl"]["provenance"]["steps"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return math.inf
 
 
 @dataclass(frozen=True)

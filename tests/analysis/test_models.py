@@ -66,6 +66,34 @@ def test_a_bundle_replaced_on_disk_is_opened_anew(tmp_path):
         models[old]
 
 
+def test_models_answer_the_same_where_they_were_moved(tmp_path, picture, monkeypatch):
+    for seed in range(2):
+        small_bundle(seed=seed).save(tmp_path / str(seed))
+    models = Models()
+    handles = [models.open(str(tmp_path / str(seed))) for seed in range(2)]
+    before = [models[handle].attention(picture).rows for handle in handles]
+    moved: list[str] = []
+    move = Workbench.move
+    monkeypatch.setattr(Workbench, "move", lambda bench, device: moved.append(bench.model.name) or move(bench, device))
+    models.move("cpu")
+    assert len(moved) == 2 and (models.home, models.device) == (torch.device("cpu"),) * 2
+    for handle, rows in zip(handles, before, strict=True):
+        np.testing.assert_array_equal(models[handle].attention(picture).rows, rows)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_models_give_the_memory_of_a_gpu_back(tmp_path, picture):
+    small_bundle(seed=0).save(tmp_path / "0")
+    models = Models(device="cuda")
+    bench = models[models.open(str(tmp_path / "0"))]
+    rows, held = bench.attention(picture).rows, torch.cuda.memory_reserved()
+    models.move("cpu")
+    assert torch.cuda.memory_reserved() < held and models.home.type == "cuda"
+    np.testing.assert_allclose(bench.attention(picture).rows, rows, atol=1e-4)
+    models.move(models.home)
+    np.testing.assert_array_equal(bench.attention(picture).rows, rows)
+
+
 # --- open_model
 
 

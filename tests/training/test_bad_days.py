@@ -20,8 +20,14 @@ from memssl_core.cli import main
 from memssl_core.config import PRESETS
 from memssl_core.errors import RunError
 from memssl_core.jobs import JobFolder, event_writer, read_events
+from memssl_core.model.backbone import embedding_width
+from memssl_core.sources import open_model
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint, load_newest, save_checkpoint
 from memssl_core.training.loop import train
+from memssl_core.training.pressure import first_to_go, is_of_memory
+from memssl_core.training.probe import Probe
+from memssl_core.training.runs import run_weights
+from memssl_core.training.snapshots import snapshot_files, step_of
 from memssl_core.training.step import train_step
 
 SMOKE = replace(PRESETS["smoke"], threads=1, steps=8, save_every=2, probe_images=20)
@@ -79,6 +85,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(run, whole, ho
         "restored"
     ]
     assert files(bundle) == whole
+    assert [step_of(path) for path in snapshot_files(run)] == [0, 8]  # that of step 4 was of another future
 
 
 def test_if_all_are_damaged_nothing_is_begun_anew(run):
@@ -141,6 +148,93 @@ def test_a_signal_to_the_whole_group_saves(tmp_path):
     status = JobFolder(run).status()
     assert process.returncode == 0 and status and status["state"] == "stopped", errors
     assert load_checkpoint(checkpoints(run / "checkpoints")[-1])["step"] == status["step"]
+
+
+def test_a_run_stopped_by_the_file_is_a_bundle_and_still_the_same_run(run, whole):
+    """And the bundle of a run that has gone on since is no longer taken for it."""
+    job, told = JobFolder(run), []
+
+    def hear(event, *, step, **_):
+        told.extend([(status["state"], status.get("words"))] if (status := job.status()) else [])
+        if event == "step" and step == 5:
+            job.request_stop()
+
+    train(SMOKE, DATA, run, listen=hear)
+    assert told[-1] == ("running", "writing the bundle") and (job.status() or {})["state"] == "stopped"
+    assert [event["event"] for event in read_events(job.events)[0]][-4:] == ["step", "saved", "snapshot", "stopped"]
+    stopped = json.loads((run / "bundle" / "config.json").read_bytes())
+    assert stopped["memssl"]["provenance"]["steps"] == 6 and run_weights(str(run)) == run / "bundle"
+    memory = open_model(f"run:{run}").memory
+    assert memory is not None and memory.embeddings is not None and memory.written == 6 * 16
+    asked = iter([True])
+    train(SMOKE, DATA, run, should_stop=lambda: next(asked))
+    assert run_weights(str(run)) == run / "checkpoints" / "step-00000007.pt"
+    assert json.loads((run / "bundle" / "config.json").read_bytes()) == stopped  # a signal leaves no time for another
+    assert files(train(SMOKE, DATA, run)) == whole and run_weights(str(run)) == run / "bundle"
+
+
+STARVED = """
+import sys
+from pathlib import Path
+import psutil
+from memssl_core.cli import main
+from memssl_core.training import loop
+
+def emit_and_starve(path, *also, write=loop.event_writer):
+    emit = write(path, *also)
+    def wrapped(event, *, step, **facts):
+        emit(event, step=step, **facts)
+        if event == "step":
+            print("score", Path("/proc/self/oom_score_adj").read_text())
+            us = psutil.Process()
+            us.rlimit(psutil.RLIMIT_AS, (us.memory_info().vms + 1_000_000,) * 2)
+    return wrapped
+
+loop.event_writer = emit_and_starve
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the memory of a process")
+def test_a_trainer_without_memory_says_what_to_do(run, whole):
+    command = [sys.executable, "-c", STARVED, "train", "--data", DATA, "--preset", "smoke", "--run-dir", str(run)]
+    command += ["--steps", "8", "--save-every", "2", "--probe-images", "20", "--threads", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    status = JobFolder(run).status() or {}
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
+    assert status["state"] == "failed", ended.stderr
+    assert status["message"] in ended.stderr
+    assert status["message"].startswith("There is not enough memory for batch_size 16 with accumulate 1; the last")
+    assert "score 500" in ended.stdout
+    assert load_checkpoint(checkpoints(run / "checkpoints")[-1])["step"] in (4, 6, 8)
+    assert files(train(SMOKE, DATA, run)) == whole
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.2 GB)"), True),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (OSError(28, "No space left on device"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_is_a_lack_of_memory(reason, expected):
+    assert is_of_memory(reason) == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="only Linux chooses whom to end")
+def test_whoever_trained_is_not_the_first_to_go_for_ever():
+    score = Path("/proc/self/oom_score_adj")
+    before = score.read_text()
+    with first_to_go():
+        assert int(score.read_text()) >= 500
+    assert score.read_text() == before
 
 
 def test_other_pictures_in_the_same_place_are_refused(tmp_path):
@@ -307,14 +401,12 @@ def test_what_is_no_bad_step_is_said(tmp_path, capsys, content):
 def test_the_best_checkpoints_stay(tmp_path):
     figures = iter([10.0, 30.0, 20.0, 25.0, 25.0])
 
-    class Probe:
-        of = staticmethod(lambda images, config: Probe())
-
+    class Scripted(Probe):
         def __call__(self, backbone, device):
-            return {"knn_top1": next(figures), "rankme": 3.0}, torch.ones(4, backbone.num_features)
+            return {"knn_top1": next(figures), "rankme": 3.0}, torch.ones(4, embedding_width(backbone))
 
     patch = pytest.MonkeyPatch()
-    patch.setattr("memssl_core.training.loop.Probe", Probe)
+    patch.setattr("memssl_core.training.loop.Probe", Scripted)
     try:
         train(replace(SMOKE, probe_every=2, save_every=100), DATA, tmp_path / "run")
     finally:

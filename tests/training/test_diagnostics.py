@@ -85,6 +85,7 @@ def test_a_memory_of_noise_then_of_one_key_then_of_orthogonal_keys():
         memory.push(torch.eye(64)[:1].expand(8, 64), torch.arange(100, 108), step=step)
     half = memory_facts(memory, rows, ids)
     assert (half["memory_fill"], half["memory_age_steps"]) == (0.5, 1.5)
+    assert (noise["memory_written"], half["memory_written"]) == (0, 32)
     for step in range(4, 12):
         memory.push(torch.eye(64)[:1].expand(8, 64), torch.arange(100, 108), step=step)
     one = memory_facts(memory, rows, ids)
@@ -94,6 +95,8 @@ def test_a_memory_of_noise_then_of_one_key_then_of_orthogonal_keys():
         first = (step - 12) * 8
         memory.push(torch.eye(64)[first : first + 8], torch.arange(first, first + 8), step=step)
     assert memory_facts(memory, rows, ids)["mean_key_norm"] == pytest.approx(64**-0.5, rel=1e-5)
+    memory.written.fill_(2**40 + 1)  # a long run: no float32 holds it
+    assert memory_facts(memory, rows, ids)["memory_written"] == 2**40 + 1
 
 
 def test_self_matches_are_counted_in_the_whole_memory(monkeypatch):

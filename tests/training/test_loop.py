@@ -16,10 +16,11 @@ from memssl_core.config import PRESETS
 from memssl_core.data.datasets import open_images
 from memssl_core.data.views import view_loader
 from memssl_core.errors import RunError
-from memssl_core.jobs import read_events
+from memssl_core.jobs import JobFolder, read_events
 from memssl_core.sources import open_model
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint
 from memssl_core.training.loop import train
+from memssl_core.training.snapshots import snapshot_files, step_of
 from memssl_core.training.state import TrainState
 from memssl_core.training.step import train_step
 
@@ -52,6 +53,10 @@ def test_a_run_tells_its_story_and_ends_with_a_bundle(tmp_path):
     step = next(e for e in events if e["event"] == "step")
     assert {"loss", "kl", "lr", "weight_decay", "momentum", "teacher_temperature", "images_per_s", "wait_share",
             "collapse_gauge", "agreement", "grad_norm", "clipped_share", "eta_s", "time_s"} <= step.keys()  # fmt: skip
+    written = [e["memory_written"] for e in events if e["event"] == "step"]
+    assert written == list(range(0, 12 * 16, 16))
+    assert [e["step"] for e in events if e["event"] == "snapshot"] == [0, 10, 12]
+    assert [step_of(path) for path in snapshot_files(tmp_path / "run")] == [0, 10, 12]
     assert {"knn_top1", "rankme"} <= next(e for e in events if e["event"] == "probe").keys()
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
     assert len(checkpoints(tmp_path / "run" / "checkpoints")) == 2
@@ -69,6 +74,31 @@ def test_stopping_and_going_on_equals_never_stopping(tmp_path):
     (tmp_path / "parts" / "control" / "stop").touch()  # a request from before the start is not obeyed
     train(config, DATA, tmp_path / "parts")
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    taken = {folder: snapshot_files(tmp_path / folder) for folder in ("whole", "parts")}
+    assert [[step_of(path) for path in paths] for paths in taken.values()] == [[0, 8], [0, 3, 8]]
+    assert taken["whole"][-1].read_bytes() == taken["parts"][-1].read_bytes()
+
+
+def test_snapshots_change_nothing_of_a_run(tmp_path, monkeypatch):
+    config = replace(SMOKE, steps=4, drop_path=0.1, patch_drop=0.5, probe_images=20)
+    often = train(replace(config, snapshot_every=1), DATA, tmp_path / "often")
+    assert len(snapshot_files(tmp_path / "often")) == 5
+    monkeypatch.setattr("memssl_core.training.loop._snapshot", lambda *_: None)
+    never = train(config, DATA, tmp_path / "never")
+    assert_same(weights(tmp_path / "often")["pair"], weights(tmp_path / "never")["pair"])
+    for path in (path for path in never.iterdir() if path.name != "README.md"):
+        assert path.read_bytes() == (often / path.name).read_bytes()
+
+
+def test_a_file_asks_the_run_to_save(tmp_path):
+    def hear(event, *, step, **_):
+        if event == "step" and step == 2:
+            JobFolder(tmp_path / "run").request_save()
+
+    train(replace(SMOKE, steps=5, probe_images=20), DATA, tmp_path / "run", listen=hear)
+    events = read_events(tmp_path / "run" / "events.jsonl")[0]
+    assert [event["step"] for event in events if event["event"] == "saved"] == [2, 5]
+    assert not JobFolder(tmp_path / "run").save_requested()
 
 
 def test_a_file_asks_the_run_to_stop(tmp_path):

@@ -28,6 +28,7 @@ NOT_PUBLISHED = {
     "device",
 }
 NOT_PUBLISHED |= {"precision", "threads", "workers", "log_every", "save_every", "probe_every", "probe_images"}
+NOT_PUBLISHED |= {"snapshot_every"}
 OPERATIONS = ("horizontal flip", "brightness", "grey", "Gaussian blur", "solarise at 128")  # in their order
 OF_THE_VIEWS = {"colour_jitter", "grey", "blur_radius"}
 

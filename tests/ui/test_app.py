@@ -14,6 +14,7 @@ import tyro
 
 import app
 from memssl_core.errors import ConfigError
+from ui.context import Training
 
 ROOT = Path(app.__file__).parent
 
@@ -26,7 +27,7 @@ def taken():
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch):
-    for name in ("GRADIO_SERVER_PORT", "PORT", "GRADIO_SERVER_NAME", "SYSTEM"):
+    for name in ("GRADIO_SERVER_PORT", "PORT", "GRADIO_SERVER_NAME", "SYSTEM", "MEMSSL_LOGIN"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -88,6 +89,32 @@ def test_what_the_page_is_built_with(tmp_path: Path, monkeypatch: pytest.MonkeyP
             app.main(app.Arguments(host="127.0.0.1", public=public, root=(f"a={tmp_path}",), runs=tmp_path))
     assert [given["public"] for given in built] == [False, True]
     assert built[0]["roots"] == {"a": tmp_path} and built[0]["runs"] == tmp_path
+    assert [given["training"] for given in built] == [Training(), None] and built[0]["login"] is None
+    monkeypatch.setenv("MEMSSL_LOGIN", "ada:secret")
+    with pytest.raises(ConfigError, match="enough"):
+        app.main(app.Arguments(host="127.0.0.1", public=True, train=True))
+    assert built[2]["login"] and built[2]["training"] == Training(runs=20, hours=24, gigabytes=20)
+
+
+def test_training_for_visitors_needs_a_login_and_has_limits():
+    offered = app.training_of
+    assert offered(app.Arguments(), public=False, has_login=False) == Training()
+    assert offered(app.Arguments(max_runs=3, at_once=2), public=False, has_login=False) == Training(at_once=2, runs=3)
+    assert offered(app.Arguments(), public=True, has_login=True) is None
+    given = app.Arguments(train=True, max_hours=1.5)
+    assert offered(given, public=True, has_login=True) == Training(runs=20, hours=1.5, gigabytes=20)
+    with pytest.raises(ConfigError, match="MEMSSL_LOGIN=NAME:PASSWORD"):
+        offered(given, public=True, has_login=False)
+    for wrong in ({"at_once": 0}, {"max_runs": 0}, {"max_hours": -1.0}, {"max_gigabytes": float("nan")}):
+        (name,) = wrong
+        with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} is .* above 0"):
+            offered(app.Arguments(**wrong), public=False, has_login=False)
+
+
+def test_a_server_for_others_without_a_login_does_not_train(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="--train lets visitors from elsewhere start training, so it needs a login"):
+        app.main(app.Arguments(host="0.0.0.0", train=True))
 
 
 def test_the_socket_answers_before_torch_and_ctrl_c_ends_it_cleanly():

@@ -103,7 +103,7 @@ def test_while_one_model_is_opened_the_others_answer(
         let_go.wait(10)
         return open_model(source)
 
-    monkeypatch.setattr("analysis.workbench.open_model", slow)
+    monkeypatch.setattr("analysis.models.open_model", slow)
     monkeypatch.setattr("ui.openings.SHORT_S", 0)
     before = client.post("/api/open", json={"source": "random:test_vit@7"}).json()
     assert before["state"] == "loading" and reached.wait(10)

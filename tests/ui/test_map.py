@@ -128,7 +128,7 @@ def test_colours_of_the_neighbours(client: TestClient, context: Context, model, 
 
 
 def test_a_model_that_has_changed_since_is_not_fitted(client: TestClient, model, started, monkeypatch):
-    monkeypatch.setattr("analysis.workbench.Models.open", lambda self, source: "another")
+    monkeypatch.setattr("analysis.models.Models.open", lambda self, source: "another")
     answer = client.post("/api/map/fit", json={"space": "memory", "model": model}).json()
     assert "has changed since it was opened" in answer["error"]["text"] and not started
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from memssl_core.errors import ConfigError, DataError
-from ui.roots import declared, inside, listing, refuse_links_out
+from ui.roots import declared, inside, listing, refuse_links_out, table_inside
 
 
 @pytest.fixture
@@ -37,7 +37,8 @@ def test_a_root_is_a_name_and_a_folder_that_is_there(tmp_path: Path):
 
 
 def test_what_lies_inside_is_listed_and_links_out_are_not(roots: dict[str, Path]):
-    assert listing(roots, "photos", "") == {"path": "", "folders": ["near", "trip"], "more": 0, "pictures": 1}
+    told = {"path": "", "folders": ["near", "trip"], "tables": [], "more": 0, "pictures": 1}
+    assert listing(roots, "photos", "") == told
     assert listing(roots, "photos", "trip")["folders"] == ["day 1"]
     assert listing(roots, "photos", "near/day 1")["pictures"] == 1
     assert inside(roots, "photos", "trip/day 1") == roots["photos"] / "trip" / "day 1"
@@ -69,3 +70,26 @@ def test_a_folder_with_a_link_out_anywhere_below_is_not_read(roots: dict[str, Pa
     (trip / "day 1" / "c.png").symlink_to(photos.parent / "private" / "secret.png")
     with pytest.raises(DataError, match="leads out"):
         refuse_links_out(trip, photos)
+
+
+def test_tables_of_a_root_can_be_chosen_and_links_out_cannot(roots: dict[str, Path]):
+    photos = roots["photos"]
+    for name in ("trip/b.parquet", "trip/A.PARQUET", "trip/.hidden.parquet"):
+        (photos / name).touch()
+    (photos / "trip" / "folder.parquet").mkdir()
+    (photos / "near.parquet").symlink_to(photos / "trip" / "b.parquet")
+    (photos / "out.parquet").symlink_to(photos.parent / "private" / "secret.png")
+    assert listing(roots, "photos", "trip")["tables"] == ["A.PARQUET", "b.parquet"]
+    assert listing(roots, "photos", "")["tables"] == ["near.parquet"]
+    assert table_inside(roots, "photos", "trip/b.parquet") == photos / "trip" / "b.parquet"
+    hidden = (
+        "out.parquet",
+        "trip/.hidden.parquet",
+        "../b.parquet",
+        "trip/../near.parquet",
+        "out/x.parquet",
+        "/etc/a.parquet",
+    )
+    for path in (*hidden, "trip/folder.parquet", "trip/notes.txt", "no.parquet", "", "\0.parquet"):
+        with pytest.raises(DataError, match="not there"):
+            table_inside(roots, "photos", path)

@@ -14,6 +14,7 @@ export function h(tag, props = {}, ...children) {
 
 const ICONS = {
   plus: "M8 3v10M3 8h10",
+  minus: "M3 8h10",
   sun: "M8 5.2a2.8 2.8 0 1 0 0 5.6 2.8 2.8 0 0 0 0-5.6M8 1.2v1.4M8 13.4v1.4M1.2 8h1.4M13.4 8h1.4M3.2 3.2l1 1M11.8 11.8l1 1M3.2 12.8l1-1M11.8 4.2l1-1",
   moon: "M13 9.6A5.4 5.4 0 0 1 6.4 3a5.4 5.4 0 1 0 6.6 6.6",
   chip: "M4.5 4.5h7v7h-7zM6 1.8v2.7M10 1.8v2.7M6 11.5v2.7M10 11.5v2.7M1.8 6h2.7M1.8 10h2.7M11.5 6h2.7M11.5 10h2.7",
@@ -21,6 +22,7 @@ const ICONS = {
   close: "M4 4l8 8M12 4l-8 8",
   back: "M9.5 4.5 6 8l3.5 3.5",
   folder: "M2 4.2h4l1.4 1.6H14v6.4H2z",
+  table: "M2.5 3.5h11v9h-11zM2.5 6.5h11M6.5 6.5v6",
   swap: "M2.5 5.5h10M10 3l2.5 2.5L10 8M13.5 10.5h-10M6 8l-2.5 2.5L6 13",
   link: "M6.8 9.2a2.4 2.4 0 0 0 3.4 0l2.3-2.3a2.4 2.4 0 0 0-3.4-3.4l-.8.8M9.2 6.8a2.4 2.4 0 0 0-3.4 0L3.5 9.1a2.4 2.4 0 0 0 3.4 3.4l.8-.8",
 };
@@ -100,6 +102,15 @@ export function segmented(label, choices, value, onpick) {
       for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.value === name));
     },
     button: (name) => buttons.find((button) => button.dataset.value === name),
+  };
+}
+
+// `done` once nothing has called this for a while
+export function rested(ms, done) {
+  let timer;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(done, ms);
   };
 }
 

@@ -1,5 +1,6 @@
 // The header: mark, name, the model, jobs, device, offline, theme; and the dialogs behind them.
 
+import { get } from "./ask.js";
 import { h, icon, onTheme, showTab } from "./dom.js";
 import { jobsChip } from "./jobs.js";
 import { opening } from "./opening.js";
@@ -7,6 +8,8 @@ import { picker } from "./picker.js";
 import { publishDialog } from "./publish.js";
 import { rememberDialog } from "./remember.js";
 import { doors, session, writeLink } from "./session.js";
+
+const LOOK_MS = 10_000; // between two looks at whether a run still trains
 
 function mark() {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -60,15 +63,30 @@ export function mount({ element, upload }) {
   const started = (id) => jobs.started(id);
   const remember = rememberDialog({ upload, started });
   const publish = publishDialog({ started });
-  Object.assign(doors, { models: models.show, remember: remember.show, publish: publish.show, jobs: jobs.look });
+  Object.assign(doors, { models: models.show, remember: remember.show, publish: publish.show, jobs: jobs.look, training: lookAgain });
 
   const model = h("button", { type: "button", class: "chip model", "aria-haspopup": "dialog", onclick: models.show });
   const coming = h("span", { class: "meta coming", role: "status" });
   const device = h("span", { class: "chip hide-s" });
   const offline = h("span", { class: "chip hide-s" }, h("i", { class: "dot" }), "Offline");
   const problem = h("div", { class: "hdrnote" });
-  element.append(h("div", { class: "hdr" }, h("h1", {}, mark(), "MaSSL"), model, coming, jobs.chip, device, offline, h("span", { class: "sp" }), themeSwitch()),
-    problem, models.node, jobs.node, remember.node, publish.node);
+  const banner = h("span", { class: "meta banner hide-s", role: "status" }); // what a run that trains here means for the other tabs
+  const small = h("p", { class: "meta hdrnote show-s", role: "status" });
+
+  // a run has begun or ended, so the models may be on another device now
+  let timer = null;
+  async function lookAgain() {
+    clearTimeout(timer);
+    const { banner: words, device: where, error } = document.hidden ? session.facts : await get("api/facts");
+    if (!error && (words !== session.facts.banner || where !== session.facts.device)) {
+      Object.assign(session.facts, { banner: words, device: where });
+      session.tell();
+    }
+    clearTimeout(timer);
+    timer = session.facts.banner ? setTimeout(lookAgain, LOOK_MS) : null;
+  }
+  element.append(h("div", { class: "hdr" }, h("h1", {}, mark(), "MaSSL"), model, coming, jobs.chip, device, offline, banner, h("span", { class: "sp" }), themeSwitch()),
+    small, problem, models.node, jobs.node, remember.node, publish.node);
 
   session.hear(() => {
     const { state, model: it, offline: cut, device: where } = session.facts;
@@ -78,6 +96,8 @@ export function mount({ element, upload }) {
     device.hidden = !where;
     device.replaceChildren(icon("chip"), where ?? "");
     offline.hidden = !cut;
+    banner.textContent = banner.title = small.textContent = session.facts.banner ?? "";
+    if (session.facts.banner && !timer) timer = setTimeout(lookAgain, LOOK_MS);
   });
   opening.hear(() => { // when the picker is closed, what it would say stands here
     const { now, problem: what } = opening;

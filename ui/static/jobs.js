@@ -8,12 +8,12 @@ import { session } from "./session.js";
 
 const LOOK_MS = 1000;
 const LIVE = ["waiting", "running"];
-const WORDS = { waiting: "Waiting", running: "Running", stopped: "Stopped", finished: "Finished", failed: "Failed", lost: "Ended unexpectedly" };
-const TINTS = { waiting: "", running: "ok", stopped: "", finished: "ok", failed: "danger", lost: "danger" };
+export const WORDS = { waiting: "Waiting", running: "Running", stopped: "Stopped", finished: "Finished", failed: "Failed", lost: "Ended unexpectedly" };
+export const TINTS = { waiting: "", running: "ok", stopped: "", finished: "ok", failed: "danger", lost: "danger" };
 const IN_BYTES = ["fetch", "publish"]; // whose words tell how far they are
 const MINE = "memssl-jobs"; // of this tab: what they make is opened when they end
 
-const isLive = (job) => LIVE.includes(job.state);
+export const isLive = (job) => LIVE.includes(job.state);
 
 function mine() {
   try { return JSON.parse(sessionStorage.getItem(MINE)) ?? []; } catch { return []; }

@@ -48,8 +48,9 @@ function glyph(path) { // 16 px, as the icons of the page
 
 // `hear`, each may be missing: {hover(index|null, {x, y} px of the window), pick(index|null), select(indices), view(),
 // mode(name), clear(), picture(index)}; the last one answers with the URL of a thumbnail, or null. An index is a place in
-// the arrays that `show` was given.
-export function mapCanvas(hear) {
+// the arrays that `show` was given. With `isPassed` the page scrolls on over the map: the wheel zooms with Ctrl, and one
+// finger only points.
+export function mapCanvas({ isPassed = false, ...hear }) {
   const ground = h("canvas", { "aria-hidden": "true" });
   const top = h("canvas", { class: "overlay", tabindex: "0", role: "img", "aria-label": "Map. Arrow keys move it, plus and minus zoom, Enter pins the nearest point, L starts a lasso." });
   const told = h("div", { class: "told meta", hidden: true });
@@ -128,7 +129,7 @@ export function mapCanvas(hear) {
       }));
       tokens.font = `600 12px ${style.getPropertyValue("--ui-sans") || "sans-serif"}`;
     }
-    const { kind, palette, none } = colouring;
+    const { kind, palette, none, own = {} } = colouring;
     const isDark = tokens.bg[0] < 128;
     let levels = null;
     if (kind === "scale") { // without the end that the page's colour would hide
@@ -136,7 +137,7 @@ export function mapCanvas(hear) {
       else levels = isDark ? raster.part(cividis, 0.25, 1) : raster.part(cividis, 0, 0.85);
     }
     const colourOf = (value) => {
-      if (levels) return none && value === 0 ? tokens.c0 : [...levels.subarray(3 * value, 3 * value + 3)];
+      if (levels) return tokens[own[value]] ?? (none && value === 0 ? tokens.c0 : [...levels.subarray(3 * value, 3 * value + 3)]);
       const number = palette ? palette[value] : value;
       return tokens[`c${number}`] ?? tokens.c0; // what has no colour of its own is grey
     };
@@ -418,7 +419,8 @@ export function mapCanvas(hear) {
   });
 
   // else a browser takes the first tap after a lasso lifted in haste for the end of a scroll
-  top.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
+  if (!isPassed) top.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
+  else top.style.touchAction = "pan-y";
 
   top.addEventListener("pointermove", (event) => {
     const spot = spotOf(event);
@@ -473,6 +475,7 @@ export function mapCanvas(hear) {
     if (!pressed && !byKeys) setHover(null);
   });
   top.addEventListener("wheel", (event) => {
+    if (isPassed && !event.ctrlKey) return;
     const px = event.deltaY * (event.deltaMode ? 16 : 1) * (event.ctrlKey ? 8 : 1); // ctrl: a pinch on a touch pad
     if (points && zoomAt(2 ** (-px / 300), ...spotOf(event))) event.preventDefault(); // at the end the page scrolls on
   }, { passive: false });
@@ -519,10 +522,11 @@ export function mapCanvas(hear) {
     later();
   }
 
-  // x, y: Uint16Array; ids: what the points are, null: their places. Another number of points is another map.
-  function show({ x, y, ids = null }) {
+  // x, y: Uint16Array; ids: what the points are, null: their places; box [x0, y0, x1, y1]: what "all" is, null: as far as
+  // the points reach. Another number of points is another map.
+  function show({ x, y, ids = null, box = null }) {
     const isOther = points?.x.length !== x.length;
-    points = { x, y, ids, box: raster.bounds({ x, y }), ...raster.grid({ x, y }) };
+    points = { x, y, ids, box: box ?? raster.bounds({ x, y }), ...raster.grid({ x, y }) };
     if (isOther) {
       order = raster.shuffled(x.length);
       pixel = new Int32Array(x.length);
@@ -545,11 +549,11 @@ export function mapCanvas(hear) {
   }
 
   // kind "category": palette[value] is the number of a colour, 0 is grey (none given: the value itself, grey from 8 on);
-  // kind "scale": palette is "cividis" or "age", with `none` the value 0 is unknown and grey. values: Uint8Array, one a
-  // point.
-  function colour({ kind, values, palette, none = false }) {
+  // kind "scale": palette is "cividis" or "age", with `none` the value 0 is unknown and grey; `own` names the colours, "c1" or
+  // "accent", of values that are not on the scale. values: Uint8Array, one a point.
+  function colour({ kind, values, palette, none = false, own }) {
     if (values.length !== order?.length) throw new RangeError(`${values.length} colours for ${order?.length ?? 0} points`);
-    colouring = { kind, palette, none };
+    colouring = { kind, palette, none, own };
     level = raster.gather(values, order);
     ink = null;
     later(true);

@@ -1,37 +1,21 @@
 // "Give it a memory": which pictures, what that takes, and the job that does it.
 
-import { get, post } from "./ask.js";
+import { post } from "./ask.js";
 import { dialog } from "./dialog.js";
-import { bytes, count, duration, h, icon, note, segmented } from "./dom.js";
+import { bytes, count, duration, h, note } from "./dom.js";
 import { session } from "./session.js";
+import { sources } from "./sources.js";
 
-const MAX_UPLOADS = 200;
 const REST_MS = 400; // after the last keystroke
 
 export function rememberDialog({ upload, started }) {
   let model = null; // as it was when the dialog opened: another may come meanwhile
-  let kind = "folder";
-  let at = { root: "", path: "" };
-  let files = [];
   let needed = null; // what the server said of the wish on screen
   let turn = 0;
   let isBusy = false;
 
   const about = h("p");
-  const kinds = h("div");
-  const roots = h("select", { "aria-label": "Folder", onchange: () => enter(roots.value, "") });
-  const crumbs = h("div", { class: "crumbs" });
-  const folders = h("ul", { class: "folders" });
-  const drawn = h("input", { type: "number", min: "1", max: "100000", value: "1000", oninput: rest });
-  const hub = h("input", { type: "text", class: "mono", placeholder: "OWNER/NAME, if need be :SPLIT", autocomplete: "off", spellcheck: "false", oninput: rest });
-  const chooser = h("input", { type: "file", multiple: true, accept: "image/*", class: "file", tabindex: "-1", "aria-hidden": "true", onchange: () => { files = [...chooser.files]; showFiles(); ask(); } });
-  const chosen = h("span", { class: "meta" });
-  const panels = {
-    folder: h("div", { class: "browse" }, h("div", { class: "line" }, roots, crumbs), folders),
-    drawn: h("label", { class: "fld" }, h("span", { class: "lab" }, "Pictures of the drawn gallery"), drawn),
-    hub: h("label", { class: "fld" }, h("span", { class: "lab" }, "Data set on the Hub"), hub),
-    uploads: h("div", { class: "line" }, h("button", { type: "button", class: "btn", onclick: () => chooser.click() }, "Choose pictures"), chooser, chosen),
-  };
+  const from = sources({ kinds: ["folder", "drawn", "hub", "uploads"], left: leave, chosen: ask, typed: rest, failed: fail });
   const slots = h("input", { type: "number", min: "1", max: "131072", placeholder: "all", oninput: rest });
   const name = h("input", { type: "text", maxlength: "80", autocomplete: "off", spellcheck: "false", oninput: () => { name.dataset.own = name.value ? "yes" : ""; showButton(); } });
   const need = h("dl", { class: "facts need" });
@@ -39,81 +23,34 @@ export function rememberDialog({ upload, started }) {
   const words = h("span", { class: "meta", role: "status" });
   const go = h("button", { type: "submit", class: "btn pri" }, "Give it a memory");
   const form = h("form", { class: "cardbody", onsubmit: (event) => { event.preventDefault(); start(); } },
-    about, h("div", { class: "fld" }, h("span", { class: "lab" }, "Pictures from"), kinds), ...Object.values(panels),
+    about, ...from.nodes,
     h("div", { class: "two" },
       h("label", { class: "fld" }, h("span", { class: "lab" }, "Pictures, at most"), slots),
       h("label", { class: "fld" }, h("span", { class: "lab" }, "Name of the new bundle"), name)),
     need, problem, h("div", { class: "line spread" }, words, go));
   const box = dialog("remember", "Give it a memory", form, { onclose: () => { turn++; } });
 
-  // ---- where the pictures come from
-  function choose(which) {
-    kind = which;
-    for (const [one, panel] of Object.entries(panels)) panel.hidden = one !== kind;
-    choices.press(kind);
-    if (kind === "folder") enter(at.root || roots.value, at.path);
-    else ask();
-  }
-
-  let choices;
-  function offer() {
-    const { roots: names, offline } = session.facts;
-    const offered = [...(names.length ? [["folder", "Folder"]] : []), ["drawn", "Drawn gallery"], ...(offline ? [] : [["hub", "Hub data set"]]), ["uploads", "Upload"]];
-    choices = segmented("Pictures from", offered, kind, choose);
-    kinds.replaceChildren(choices.node, ...(names.length ? [] : [h("p", { class: "meta" }, "To choose a folder here, start the page with ", h("code", {}, "--root photos=DIR"), ".")]));
-    roots.replaceChildren(...names.map((one) => h("option", { value: one }, one)));
-    roots.hidden = names.length < 2;
-    if (!offered.some(([one]) => one === kind)) kind = offered[0][0];
-  }
-
-  async function enter(root, path) {
-    at = { root, path };
-    needed = null;
-    showNeed();
-    const answer = await get(`api/folders?root=${encodeURIComponent(root)}&path=${encodeURIComponent(path)}`);
-    if (kind !== "folder" || at.root !== root || at.path !== path) return;
-    if (answer.error) { fail(answer.error); return; }
-    const steps = path ? path.split("/") : [];
-    crumbs.replaceChildren(...[root, ...steps].map((step, i, all) =>
-      i === all.length - 1 ? h("b", {}, step) : h("button", { type: "button", class: "btn quiet small", onclick: () => enter(root, steps.slice(0, i).join("/")) }, step, " /")));
-    const here = answer.pictures ? `${count(answer.pictures)} picture${answer.pictures > 1 ? "s" : ""} here` : "no pictures directly here";
-    folders.replaceChildren(
-      ...answer.folders.map((one) => h("li", {}, h("button", { type: "button", class: "row", onclick: () => enter(root, [...steps, one].join("/")) }, icon("folder"), h("span", {}, one)))),
-      h("li", { class: "meta" }, [here, answer.more ? `${count(answer.more)} more folders are not listed` : ""].filter(Boolean).join(" · ")));
-    ask();
-  }
-
-  function showFiles() {
-    const over = files.length > MAX_UPLOADS ? `, of which the first ${MAX_UPLOADS} are taken` : "";
-    chosen.textContent = files.length ? `${count(files.length)} chosen${over}` : `up to ${MAX_UPLOADS}`;
-    files = files.slice(0, MAX_UPLOADS);
-  }
-
-  function data() {
-    if (kind === "folder") return { kind, ...at };
-    if (kind === "drawn") return { kind, count: Number(drawn.value) };
-    if (kind === "hub") return { kind, name: hub.value.trim() };
-    return { kind, count: files.length };
-  }
-  const isTold = () => ({ folder: at.root, drawn: drawn.value > 0, hub: hub.value.trim(), uploads: files.length })[kind];
-  const wish = () => ({ model: model.handle, data: data(), slots: Number(slots.value) || null });
+  const wish = () => ({ model: model.handle, data: from.data(), slots: Number(slots.value) || null });
 
   // ---- what it takes
   let timer;
-  function rest() {
+  function leave() {
     clearTimeout(timer);
+    turn++;
     needed = null;
+    words.textContent = "";
     showNeed();
+  }
+  function rest() {
+    leave();
     timer = setTimeout(ask, REST_MS);
   }
 
   async function ask() {
-    clearTimeout(timer);
-    const mine = ++turn;
-    needed = null;
+    leave();
+    const mine = turn;
     fail(null);
-    showNeed();
-    if (!isTold()) return;
+    if (!from.isTold) return;
     words.textContent = "Looking at the pictures…";
     const answer = await post("api/remember/need", wish());
     if (mine !== turn) return;
@@ -150,12 +87,11 @@ export function rememberDialog({ upload, started }) {
     fail(null);
     const asked = { ...wish(), name: name.value.trim() };
     try {
-      if (kind === "uploads") asked.data.uploads = await sendAll();
+      if (asked.data.kind === "uploads") asked.data.uploads = await sendAll();
       const answer = await post("api/remember", asked);
       if (answer.error) { fail(answer.error); return; }
       started(answer.job);
-      files = [];
-      chooser.value = "";
+      from.clearFiles();
       box.close();
     } catch {
       fail({ title: "The pictures did not arrive.", text: "The upload was interrupted or refused. Try again." });
@@ -168,8 +104,8 @@ export function rememberDialog({ upload, started }) {
 
   async function sendAll() {
     const sent = [];
-    for (const file of files) {
-      words.textContent = `Sending pictures: ${sent.length} of ${files.length}`;
+    for (const file of from.files) {
+      words.textContent = `Sending pictures: ${sent.length} of ${from.files.length}`;
       const { path } = await upload(file);
       sent.push({ path, name: file.name });
     }
@@ -184,10 +120,8 @@ export function rememberDialog({ upload, started }) {
       box.title = go.textContent = what;
       about.textContent = `${model.name} will keep what it makes of each picture, with a small copy to show. The result is a new bundle, and it opens here when it is ready.`;
       name.dataset.own = name.value = "";
-      offer();
-      showFiles();
       box.show();
-      choose(kind);
+      from.show(session.facts);
     },
   };
 }

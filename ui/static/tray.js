@@ -2,7 +2,7 @@
 // The file goes to the server as it is; what is shown comes back from there, decoded.
 
 import { h, icon, note } from "./dom.js";
-import { session } from "./session.js";
+import { doors, session } from "./session.js";
 
 const MAX_FILE_BYTES = 50e6;
 let tickets = 0;
@@ -15,38 +15,58 @@ export function chooseFile() {
 
 export function mount({ element, props, trigger, watch, upload }) {
   const pair = element.closest("#tray-correspondence") !== null; // where two pictures are chosen
-  const choose = (handle) => (pair ? session.place(handle) : session.choose(handle));
+  const asks = element.closest("#tray-search") !== null; // where several can be searched with
+  const choose = (handle, isMore = false) => (pair ? session.place(handle) : asks && doors.query ? doors.query(handle, isMore) : session.choose(handle));
   const strip = h("div", { class: "pics", role: "group", "aria-label": "Pictures" });
   const input = h("input", { type: "file", multiple: true, accept: "image/*", class: "file", tabindex: "-1", "aria-label": "Picture file" });
   const plus = h("button", { type: "button", class: "add", "aria-label": "Add a picture", title: "Add a picture: click, drop or paste", onclick: () => input.click() }, icon("plus"));
   const slot = h("div", { class: "errslot", "aria-live": "polite" });
   const busy = h("span", { class: "meta busy", role: "status" });
-  element.append(h("div", { class: "tray" }, strip, busy, h("div", { class: "acts" })), slot);
+  const address = h("input", { type: "text", inputmode: "url", placeholder: "https://…", "aria-label": "Address of a picture", autocomplete: "off", spellcheck: "false" });
+  const fetchIt = h("form", { class: "line address", hidden: true, onsubmit: (event) => { event.preventDefault(); addAddress(address.value.trim()); } }, address, h("button", { type: "submit", class: "btn" }, "Fetch"));
+  element.append(h("div", { class: "tray" }, strip, busy, h("div", { class: "acts" }, ...(asks ? [fetchIt] : []))), slot);
   inputs.add(input);
 
-  async function add(file) {
-    if (file.size > MAX_FILE_BYTES) {
-      session.fail({ title: "This picture could not be read.", text: "The file is larger than 50 MB. Choose a smaller picture." });
-      return;
-    }
-    if (!session.ready) return;
-    const slow = setTimeout(() => { busy.textContent = "Reading the picture…"; }, 150);
+  // `bring` gives what the server is told of a picture: {path, name} of an upload, or {url}; true once it is in the tray
+  async function add(bring, { words = "Reading the picture…", isMore = false } = {}) {
+    if (!session.ready) return false;
+    const slow = setTimeout(() => { busy.textContent = words; }, 150);
     try {
-      const { path } = await upload(file);
+      const told = await bring();
       const ticket = ++tickets;
       const answer = await new Promise((done) => {
         waiting.set(ticket, done);
-        trigger("added", { path, name: file.name || "pasted picture", ticket });
+        trigger("added", { ...told, ticket });
       });
       if (answer.error) session.fail(answer.error);
-      else session.add(answer.picture, choose);
+      else session.add(answer.picture, (handle) => choose(handle, isMore));
+      return !answer.error;
     } catch {
       session.fail({ title: "The picture did not arrive.", text: "The upload was interrupted or refused. Try again." });
+      return false;
     } finally {
       clearTimeout(slow);
       busy.textContent = "";
       input.value = "";
     }
+  }
+  async function addFile(file, how) {
+    if (file.size > MAX_FILE_BYTES) {
+      session.fail({ title: "This picture could not be read.", text: "The file is larger than 50 MB. Choose a smaller picture." });
+      return false;
+    }
+    return add(async () => ({ path: (await upload(file)).path, name: file.name || "pasted picture" }), how);
+  }
+  async function addAll(files) {
+    const all = [...files].slice(0, 12);
+    let isMore = false; // where several can be searched with, those of one choice are
+    for (const [i, file] of all.entries()) {
+      const isIn = await addFile(file, { isMore, ...(all.length > 1 ? { words: `Reading picture ${i + 1} of ${all.length}…` } : {}) });
+      isMore ||= asks && isIn;
+    }
+  }
+  async function addAddress(url) {
+    if (url && await add(async () => ({ url }), { words: "Fetching the picture…" })) address.value = "";
   }
 
   watch("value", () => {
@@ -54,9 +74,6 @@ export function mount({ element, props, trigger, watch, upload }) {
     waiting.get(answer.ticket)?.(answer);
     waiting.delete(answer.ticket);
   });
-  async function addAll(files) {
-    for (const file of [...files].slice(0, 12)) await add(file);
-  }
   input.addEventListener("change", () => addAll(input.files));
 
   // drop and paste work on the whole page; of the trays, the one on screen answers
@@ -78,7 +95,10 @@ export function mount({ element, props, trigger, watch, upload }) {
     if (shown() && event.clipboardData?.files.length) {
       event.preventDefault();
       addAll(event.clipboardData.files);
+      return;
     }
+    const words = event.clipboardData?.getData("text").trim() ?? "";
+    if (asks && shown() && !fetchIt.hidden && /^https?:\/\/\S+$/i.test(words) && !event.target.closest("input, textarea, [contenteditable]")) addAddress(words);
   });
 
   const squares = new Map();
@@ -95,15 +115,18 @@ export function mount({ element, props, trigger, watch, upload }) {
       square.remove();
       squares.delete(handle);
     }
+    const { queries, less } = (asks && doors.queried?.()) || { queries: [session.handle], less: [] };
     for (const [handle, square] of squares) {
       const sides = ["a", "b"].filter((side) => pair && session.pair[side] === handle && !(side === "b" && session.isMade)).map((side) => side.toUpperCase()).join(" ");
-      square.setAttribute("aria-pressed", String(pair ? sides !== "" : handle === session.handle));
-      square.lastElementChild.textContent = sides;
-      square.lastElementChild.hidden = !sides;
+      const badge = less.includes(handle) ? "−" : sides;
+      square.setAttribute("aria-pressed", String(pair ? sides !== "" : queries.includes(handle)));
+      square.lastElementChild.textContent = badge;
+      square.lastElementChild.hidden = !badge;
     }
     if (!plus.isConnected) strip.append(plus, input);
     else if (strip.lastElementChild !== input) strip.append(plus, input);
     plus.disabled = !session.ready;
+    fetchIt.hidden = !session.ready || Boolean(session.facts.public || session.facts.offline);
     squares.get(pair ? session.pair[session.side] : session.handle)?.scrollIntoView({ block: "nearest", inline: "nearest" });
     slot.replaceChildren(...(session.problem ? [note(session.problem)] : []));
   });
