@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from analysis.cli_search import gallery, search
+from analysis.terminal import (
+    PICTURES,
+    Job,
+    Picture,
+    Source,
+    check_out,
+    print_json,
+    workbench_of,
+    write_csv,
+    writing,
+)
 from memssl_core.errors import MemsslError, ModelError
-
-if TYPE_CHECKING:
-    from analysis.workbench import Workbench
-
-Picture = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMG")]
-Source = Annotated[str, tyro.conf.arg(metavar="SRC")]
 
 
 def attention(
@@ -43,22 +46,22 @@ def attention(
     """
     from analysis.attention import parse_query
 
-    _check_out(out, (*_PICTURES, ".npz"))
-    found = _workbench(model).attention(image, layer, parse_query(query), size)
+    check_out(out, (*PICTURES, ".npz"))
+    found = workbench_of(model).attention(image, layer, parse_query(query), size)
     if out and out.suffix == ".npz":
         import numpy as np
 
-        with _writing(out), out.open("wb") as file:
+        with writing(out), out.open("wb") as file:
             np.savez(file, rows=found.rows, grid=np.array(found.grid), n_prefix=np.array(found.n_prefix))
     elif out:
         from analysis.draw import attention_sheet
         from memssl_core.data.images import decode_image
 
-        with _writing(out):
+        with writing(out):
             attention_sheet(decode_image(image), found).save(out)
     summary = found.summary()
     if json:
-        return _print_json(summary)
+        return print_json(summary)
     rows, columns = found.grid
     print(f"transformer block {found.layers[0]}, {rows}×{columns} patches, each row: one attention head and one query")
     print("head query  on patches  entropy  strongest at (x, y)")
@@ -87,16 +90,16 @@ def neighbours(
         out: write the neighbours' thumbnails to a .png, .jpg or .webp file
         json: print a list for a program
     """
-    _check_out(out, _PICTURES)
-    found = _workbench(model).neighbours(image, space, k)
+    check_out(out, PICTURES)
+    found = workbench_of(model).neighbours(image, space, k)
     if out:
         from analysis.draw import neighbours_sheet
         from memssl_core.data.images import decode_image
 
-        with _writing(out):
+        with writing(out):
             neighbours_sheet(decode_image(image), found).save(out)
     if json:
-        return _print_json(found.records())
+        return print_json(found.records())
     print(f"{len(found.ids)} nearest slots in {found.space} space, exact search")
     print(" score    slot    step  class       picture")
     for record in found.records():
@@ -143,25 +146,25 @@ def match(
     from memssl_core.data.images import decode_image
     from memssl_core.data.pairs import known_pair
 
-    _check_out(out, (*_PICTURES, ".csv"))
+    check_out(out, (*PICTURES, ".csv"))
     if (image_b is None) == (check is None):
         raise ModelError("Two pictures are matched: name a second one, or make it from the first with --check crops.")
     known = known_pair(decode_image(image_a), check, seed) if check else None
     a, b = (known.a, known.b) if known else (decode_image(image_a), decode_image(image_b or ""))
-    found = _workbench(model).match(a, b, rule, facet, layer, None, size, foreground=foreground, position=position)
+    found = workbench_of(model).match(a, b, rule, facet, layer, None, size, foreground=foreground, position=position)
     accuracy = known_accuracy(found, known.homography) if known else None
     if n is not None and n < 1:
         raise ModelError(f"n is {n}; ask for at least 1 match.")
     found = only(found, slice(n))
     if out and out.suffix == ".csv":
-        _write_csv(out, COLUMNS, found.rows)
+        write_csv(out, COLUMNS, found.rows)
     elif out:
         from analysis.draw import matches_sheet
 
-        with _writing(out):
+        with writing(out):
             matches_sheet(a, b, found).save(out)
     if json:
-        return _print_json(found.summary() | ({"accuracy": accuracy} if accuracy else {}))
+        return print_json(found.summary() | ({"accuracy": accuracy} if accuracy else {}))
     print(f"{len(found.scores)} matches, {found.facet} of layer {found.layer}, rule {found.rule}")
     print("cosine   A (x, y)         B (x, y)")
     for score, (x, y), (u, v) in zip(found.scores, found.points_a, found.points_b, strict=True):
@@ -182,7 +185,7 @@ def map_memory(
     out: Path | None = None,
     html: Path | None = None,
     json: bool = False,
-    job: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    job: Job = None,
 ) -> None:
     """Lay the memory out as a map: UMAP and clusters on its exact neighbours. What is stored is not fitted again.
 
@@ -203,8 +206,8 @@ def map_memory(
     from memssl_core.sources import fetch, open_model
     from memssl_core.terminal import progress
 
-    _check_out(out, (".parquet",))
-    _check_out(html, (".html", ".htm"))
+    check_out(out, (".parquet",))
+    check_out(html, (".html", ".htm"))
     if not 0 <= min_dist <= 1 or not 0 <= seed < 2**32:
         raise ModelError(f"min_dist is {min_dist} and seed {seed}; give 0 to 1, and a whole number below 2**32.")
     stop = StopOnSignal("Stopping…")
@@ -219,18 +222,18 @@ def map_memory(
         if out:
             from memssl_core.bundle.maps import save_map
 
-            with _writing(out):
+            with writing(out):
                 save_map(out, found)
         if html:
             from analysis.figure import map_html
 
-            with _writing(html):
+            with writing(html):
                 html.write_text(map_html(opened, found, clusters), encoding="utf-8")
         work.finish(model)
     told, alone = found.parameters, int((found.cluster < 0).sum())
     if json:
         listed = [asdict(cluster) for cluster in clusters]
-        return _print_json({"slots": len(found.slot), "unclustered": alone, "clusters": listed, **told})
+        return print_json({"slots": len(found.slot), "unclustered": alone, "clusters": listed, **told})
     print(f"{len(found.slot)} slots in {told['space']} space, {len(clusters)} clusters and {alone} slots in none")
     print(f"{told['method']}, seed {told['seed']}, min_dist {told['min_dist']}, fitted in {told['fit_s']} s")
     for name in ("trustworthiness", "continuity"):
@@ -245,8 +248,14 @@ def map_memory(
         print(f"{cluster.cluster:7d} {cluster.size:6d} {purity:>7} {cluster.exemplar:9d}  {cluster.name}")
 
 
-VERBS = {"attention": attention, "map": map_memory, "match": match, "neighbours": neighbours}
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+VERBS = {
+    "attention": attention,
+    "gallery": gallery,
+    "map": map_memory,
+    "match": match,
+    "neighbours": neighbours,
+    "search": search,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -259,36 +268,3 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stderr.close()
     return 0
-
-
-def _workbench(source: str) -> Workbench:
-    from analysis.workbench import Workbench
-    from memssl_core.sources import open_model
-
-    return Workbench(open_model(source))
-
-
-def _check_out(out: Path | None, suffixes: tuple[str, ...]) -> None:
-    if out and out.suffix.lower() not in suffixes:
-        raise ModelError(f"{out.name} has an ending this verb does not write; use one of {', '.join(suffixes)}.")
-
-
-def _write_csv(out: Path, head: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    import csv
-
-    with _writing(out), out.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([head, *rows])
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Names the file that cannot be written, and tells of the one that was."""
-    try:
-        yield
-    except OSError as reason:
-        raise ModelError(f"{out} cannot be written: {reason.strerror}; choose another place.") from reason
-    print(f"wrote {out}", file=sys.stderr)
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, allow_nan=False))

@@ -46,14 +46,24 @@ def attention_sheet(picture: Image.Image, attention: Attention, *, tile_px: int 
 
 def neighbours_sheet(picture: Image.Image, neighbours: Neighbours, *, tile_px: int = 96) -> Image.Image:
     """The picture and its neighbours with their scores; grey where a memory has no thumbnail."""
-    titled = [(f"query, {neighbours.space}", _shrunk(picture, tile_px))]
-    for score, row in zip(neighbours.scores, neighbours.rows, strict=True):
-        try:
-            thumbnail = _shrunk(decode_image(row["thumbnail"]), tile_px)
-        except ImageError:
-            thumbnail = Image.new("RGB", (tile_px, tile_px), _GREY)
-        titled.append((f"{score:.3f}", thumbnail))
-    return _sheet(titled, tile_px)
+    found = [(f"{score:.3f}", row["thumbnail"]) for score, row in zip(neighbours.scores, neighbours.rows, strict=True)]
+    return _sheet([(f"query, {neighbours.space}", _shrunk(picture, tile_px)), *_tiles(found, tile_px)], tile_px)
+
+
+def results_sheet(
+    answers: Sequence[tuple[Sequence[Image.Image], Sequence[tuple[str, bytes]]]], *, tile_px: int = 96
+) -> Image.Image:
+    """One block a query: its pictures, then a title and thumbnail for each result; grey where there is none."""
+    blocks = []
+    for pictures, found in answers:
+        asked = [("query", _shrunk(picture, tile_px)) for picture in pictures]
+        blocks.append(_sheet([*asked, *_tiles(found, tile_px)], tile_px))
+    sheet = Image.new("RGB", (max(block.width for block in blocks), sum(block.height for block in blocks)), _PAPER)
+    top = 0
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
+    return sheet
 
 
 def matches_sheet(a: Image.Image, b: Image.Image, matches: Matches, *, side_px: int = 640) -> Image.Image:
@@ -77,6 +87,16 @@ def matches_sheet(a: Image.Image, b: Image.Image, matches: Matches, *, side_px: 
         for x, y in ends:
             pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=tuple(colours[i].tolist()), outline=_INK)
     return sheet
+
+
+def _tiles(found: Sequence[tuple[str, bytes]], tile_px: int) -> list[tuple[str, Image.Image]]:
+    tiles = []
+    for title, data in found:
+        try:
+            tiles.append((title, _shrunk(decode_image(data), tile_px)))
+        except ImageError:
+            tiles.append((title, Image.new("RGB", (tile_px, tile_px), _GREY)))
+    return tiles
 
 
 def _shrunk(picture: Image.Image, tile_px: int) -> Image.Image:

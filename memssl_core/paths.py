@@ -33,6 +33,11 @@ def bundles_dir() -> Path:
     return home() / "bundles"
 
 
+def galleries_dir() -> Path:
+    """Galleries to be searched: a folder each."""
+    return home() / "galleries"
+
+
 def maps_dir() -> Path:
     """Neighbour graphs of memories, and maps that do not lie in a bundle: a folder for each bundle hash."""
     return home() / "maps"

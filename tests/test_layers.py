@@ -42,7 +42,7 @@ LAYERS = (
 HEIGHT = {part: -depth for depth, parts in enumerate(LAYERS) for part in parts}
 
 FAISS_FILES = {
-    *("analysis/graph.py", "analysis/search.py", "analysis/neighbours.py"),
+    *("analysis/graph.py", "analysis/index.py", "analysis/neighbours.py"),
     "memssl_core/evaluation/retrieval.py",
 }
 MAP_FILES = {"analysis/map.py"}
