@@ -23,8 +23,8 @@ install: $(app_deps)  ## install what the app needs
 app: $(app_deps)  ## open the page in a browser (ARGS="--port 7861" and other flags of app.py)
 	$(python) app.py --open $(ARGS)
 
-test: $(dev_deps)  ## run the tests (ARGS="-k memory" and other flags of pytest)
-	$(python) -m pytest $(ARGS)
+test: $(dev_deps)  ## run the tests, two files at a time (ARGS="-k memory" and other flags of pytest)
+	$(python) -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: $(dev_deps)  ## run every benchmark; each prints ratios
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(python) $$script; done
