@@ -70,11 +70,12 @@ def main(arguments: Arguments) -> None:
     import uvicorn
 
     from ui.context import open_source
-    from ui.login import login_of
+    from ui.login import VARIABLE, login_of
     from ui.page import build
 
     public = arguments.public or not is_loopback(server_socket)
     login = login_of(os.environ)
+    os.environ.pop(VARIABLE, None)  # no job needs to know
     opening: Future = Future()
     app = build(
         opening,
@@ -117,8 +118,8 @@ def training_of(arguments: Arguments, *, public: bool, has_login: bool) -> Train
     limits = {"runs": arguments.max_runs, "hours": arguments.max_hours, "gigabytes": arguments.max_gigabytes}
     given = {"at-once": arguments.at_once, **{f"max-{name}": value for name, value in limits.items()}}
     for name, value in given.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"--{name} is {value}; it must be above 0.")
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"--{name} is {value}; it must be a number above 0.")
     if not public:
         return Training(at_once=arguments.at_once, **limits)  # type: ignore[arg-type]
     if not arguments.train:

@@ -7,6 +7,7 @@ A training run's folder is one too, without `job.json` if it was started from a 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -89,7 +90,8 @@ def event_writer(path: Path, *also: Emit) -> Emit:
 def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """The whole lines of an event file from a byte offset on, and the offset after them.
 
-    A last line that is still being written is left for the next time; one that a crash cut off is passed over.
+    A last line that is still being written is left for the next time; one that a crash cut off, or that is no JSON
+    object, is passed over.
     """
     try:
         with open(path, "rb") as file:
@@ -100,8 +102,9 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
     lines = whole.split(b"\n") if whole else []
     events = []
     for line in lines:
-        with suppress(ValueError):
-            events.append(json.loads(line))
+        with suppress(ValueError, RecursionError):
+            if isinstance(event := json.loads(line), dict):
+                events.append(event)
     return events, offset + (len(whole) + 1 if whole else 0)
 
 
@@ -122,9 +125,18 @@ class JobFolder:
     def write_status(self, state: str, *, process: psutil.Process | None = None, **facts: Any) -> None:
         """`state` is waiting, running, stopped, finished or failed.
 
-        Pid and start time of the process (ours unless given) tell a living writer from a dead one.
+        Pid and start time of the process (ours unless given) tell a living writer from a dead one. On a full disk it
+        is written over the one before, which has a place there, so that a run can still say why it ends.
         """
-        write_atomically(self.path / "status.json", _status(state, process or psutil.Process(), facts))
+        path, content = self.path / "status.json", _status(state, process or psutil.Process(), facts)
+        try:
+            write_atomically(path, content)
+        except OSError as reason:
+            if reason.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.exists():
+                raise
+            with open(path, "r+b") as file:
+                file.write(content)
+                file.truncate()
 
     def status(self) -> dict[str, Any] | None:
         """What was asked and how it stands; None before the first status and for a folder that is no job.
@@ -149,13 +161,13 @@ class JobFolder:
         (self.path / "control" / "stop").touch()
 
     def stop_requested(self) -> bool:
-        return (self.path / "control" / "stop").exists()
+        return os.path.exists(self.path / "control" / "stop")
 
     def request_save(self) -> None:
         (self.path / "control" / "save").touch()
 
     def save_requested(self) -> bool:
-        return (self.path / "control" / "save").exists()
+        return os.path.exists(self.path / "control" / "save")
 
     def clear_save(self) -> None:
         (self.path / "control" / "save").unlink(missing_ok=True)
@@ -223,7 +235,7 @@ def start(
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
-    with suppress(psutil.Error, FileExistsError):
+    with suppress(psutil.Error, OSError):  # the job speaks for itself soon
         process = psutil.Process(child.pid)
         process.nice(NICENESS)
         first = job.path / "first.tmp"
@@ -232,17 +244,19 @@ def start(
             os.link(first, job.path / "status.json")  # unless the job has already spoken for itself
         elif _read_json(job.path / "status.json") == earlier:
             os.replace(first, job.path / "status.json")
-    (job.path / "first.tmp").unlink(missing_ok=True)
+    with suppress(OSError):
+        (job.path / "first.tmp").unlink(missing_ok=True)
     return job
 
 
 def find(root: Path | None = None) -> list[JobFolder]:
     """The jobs of a folder, newest first; whatever else lies there is passed over."""
     root = root or jobs_dir()
-    folders = [path for path in root.iterdir() if (path / "job.json").is_file()] if root.is_dir() else []
+    folders = [path for path in root.iterdir() if os.path.isfile(path / "job.json")] if root.is_dir() else []
     jobs = [JobFolder(path) for path in folders]
     known = {job.path: status for job in jobs if (status := job.status())}
-    return sorted((job for job in jobs if job.path in known), key=lambda job: -known[job.path].get("started_s", 0))
+    started = {path: told for path, status in known.items() if isinstance(told := status.get("started_s"), int | float)}
+    return sorted((job for job in jobs if job.path in known), key=lambda job: -started.get(job.path, 0))
 
 
 class Work:
@@ -325,7 +339,7 @@ def _status(state: str, process: psutil.Process, facts: dict[str, Any]) -> bytes
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -334,7 +348,7 @@ def _is_alive(status: dict[str, Any]) -> bool:
     try:
         process = psutil.Process(status["pid"])
         return process.create_time() == status["process_start_s"] and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, TypeError, ValueError):
+    except (psutil.Error, TypeError, ValueError, OverflowError):
         return False
 
 

@@ -188,7 +188,8 @@ def _repo_and_revision(rest: str) -> tuple[str, str | None]:
 def _from_run(source: str, rest: str) -> Model:
     weights = run_weights(rest)
     if weights.is_dir():  # its bundle, which does not know what the run is called
-        return replace(_from_folder(source, weights), name=weights.parent.name)
+        model, name = _from_folder(source, weights), weights.parent.name
+        return replace(model, name=name, card={**model.card, "name": name})
     return _from_bundle(source, weights.stem, checkpoint_bundle(weights), {})
 
 

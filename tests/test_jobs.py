@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -209,6 +210,9 @@ def test_what_is_no_job_is_passed_over(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "job.json").write_text("{")
     (tmp_path / "broken" / "status.json").write_text("[1, 2]")
+    (tmp_path / "deep").mkdir()
+    for name in ("job.json", "status.json"):
+        (tmp_path / "deep" / name).write_text("[" * 100_000)
     (tmp_path / "a file").write_text("")
     assert find(tmp_path) == [] and find(tmp_path / "nowhere") == []
 
@@ -222,10 +226,28 @@ def test_another_process_with_the_same_number_is_not_the_job(tmp_path):
     assert state(job) == "lost"
 
 
+def test_on_a_full_disk_a_job_can_still_say_why_it_ends(tmp_path, monkeypatch):
+    def refuse(path, content):
+        raise OSError(code, "refused")
+
+    job = JobFolder(tmp_path).create()
+    job.write_status("running", words="a long story" * 20)
+    monkeypatch.setattr("memssl_core.jobs.write_atomically", refuse)
+    code = errno.ENOSPC
+    job.write_status("failed", message="The disk is full.")
+    assert (told := job.status()) and (told["state"], told["message"]) == ("failed", "The disk is full.")
+    with pytest.raises(OSError, match="refused"):
+        JobFolder(tmp_path / "new").write_status("running")
+    code = errno.EROFS
+    with pytest.raises(OSError, match="refused"):
+        job.write_status("stopped")
+
+
 def test_a_line_that_a_crash_cut_off_is_passed_over(tmp_path):
     emit = event_writer(tmp_path / "events.jsonl")
     emit("progress", step=1)
     with open(tmp_path / "events.jsonl", "a") as file:
+        file.write(f"5\n[]\n{'[' * 100_000}\n")
         file.write('{"event": "prog')
     emit("progress", step=2)
     emit("progress", step=3)

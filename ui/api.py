@@ -23,6 +23,7 @@ from memssl_core.jobs import write_atomically
 from ui.context import Context, told
 from ui.header import offered
 from ui.messages import explain
+from ui.search import records_like
 from ui.slots import points_table
 from ui.tray import uploaded
 
@@ -30,7 +31,7 @@ MAX_K = 1000
 
 
 def add_endpoints(context: Context) -> None:
-    """`attention`, `match`, `neighbours`, `map_points` and `model_card`. To be called inside the page's Blocks."""
+    """`attention`, `match`, `neighbours`, `search`, `map_points` and `model_card`, inside the page's Blocks."""
 
     def attention(
         image: FileData, model: str | None = None, layer: int = -1, query: str = "cls", size: int | None = None
@@ -71,6 +72,23 @@ def add_endpoints(context: Context) -> None:
         workbench, picture = named(context, model), opened(image)
         with context.turns.take("model"):
             return workbench.neighbours(picture, space=space, k=k).records()
+
+    def search(
+        image: FileData, gallery: str | None = None, k: int = 20, model: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The pictures of a gallery, or the memories of a vision model, that are most like a picture, best first.
+
+        Args:
+            image: the picture to search with.
+            gallery: the name of a gallery that this model has embedded; left out, the memory is searched.
+            k: how many.
+            model: a model that this server has open; left out, the one its page opens with.
+        Returns:
+            rank, score, id, uri and class_name of each; of a gallery also width and height.
+        """
+        if not 1 <= k <= MAX_K:
+            raise ModelError(f"k is {k}; ask for 1 to {MAX_K} pictures.")
+        return records_like(context, named(context, model), opened(image), gallery, k)
 
     def match(
         image_a: FileData,
@@ -129,7 +147,7 @@ def add_endpoints(context: Context) -> None:
         """
         return named(context, model).model.card
 
-    for endpoint in (attention, match, neighbours, map_points, model_card):
+    for endpoint in (attention, match, neighbours, search, map_points, model_card):
         gr.api(spoken(endpoint), api_name=endpoint.__name__, queue=False)
 
 

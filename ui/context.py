@@ -17,6 +17,7 @@ from memssl_core.errors import ModelError
 from ui.curves import Stories
 from ui.layouts import Layouts
 from ui.messages import explain
+from ui.shelves import Shelves
 from ui.store import Pictures, Store
 
 if TYPE_CHECKING:
@@ -59,15 +60,15 @@ class Training:
 
 
 class Turns:
-    """How many may do a heavy thing at once; the others wait, at most WAIT_S."""
+    """How many may do a heavy thing at once; the others wait, at most WAIT_S unless they say."""
 
     def __init__(self, **places: int) -> None:
         self._turns = {name: threading.BoundedSemaphore(number) for name, number in places.items()}
 
     @contextmanager
-    def take(self, name: str) -> Iterator[None]:
+    def take(self, name: str, *, wait_s: float = WAIT_S) -> Iterator[None]:
         """Raises ModelError, one sentence, when the turn does not come."""
-        if not self._turns[name].acquire(timeout=WAIT_S):
+        if not self._turns[name].acquire(timeout=wait_s):
             raise ModelError("Too many people are asking at once; try again in a moment.")
         try:
             yield
@@ -94,7 +95,8 @@ class Context:
     results: Store[bytes] = field(default_factory=lambda: Store(256_000_000, len))
     layouts: Layouts = field(default_factory=Layouts)
     stories: Stories = field(default_factory=Stories)
-    turns: Turns = field(default_factory=lambda: Turns(model=1, decode=2, start=1))
+    shelves: Shelves = field(default_factory=Shelves)
+    turns: Turns = field(default_factory=lambda: Turns(model=1, decode=2, search=2, judge=1, fetch=2, start=1))
 
     @property
     def state(self) -> str:

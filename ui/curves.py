@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ LINES = {"step": "steps", "probe": "probes"}
 HISTORY = ("started", "resumed", "stopped", "failed", "finished", "skipped_image")
 """marks that stay when what followed them is void"""
 MARKS = (*HISTORY, "saved", "alarm", "snapshot")
+HEAD_BYTES = 64  # hold the time of the first event
 _STEP_LINE = b'{"event": "step"'
 _LARGEST = 2**53  # integers that every reader of JSON keeps
 
@@ -92,8 +94,15 @@ def taken_up_at(started: Event) -> int:
 
 def table(events: list[Event]) -> Columns:
     """`step` and every number that one of the events has, a row an event; None where it is missing or not finite."""
-    names = dict.fromkeys(["step", *(name for event in events for name, value in event.items() if _is_number(value))])
-    return {name: [number(event, name) for event in events] for name in names}
+    columns = {name: _column(events, name) for name in dict.fromkeys(chain(["step"], *events))}
+    return {name: values for name, values in columns.items() if name == "step" or any(x is not None for x in values)}
+
+
+def _column(events: list[Event], name: str) -> list:
+    values: list[Any] = [event.get(name) for event in events]
+    if set(map(type, values)) == {float} and all(map(math.isfinite, values)):
+        return values  # as nearly all are: a long run has millions
+    return [value if _is_number(value) else None for value in values]
 
 
 def thinned(columns: Columns, most: int = MOST_POINTS) -> Columns:
@@ -135,6 +144,8 @@ class Story:
     offset: int = 0
     file: int = 0
     """its number on the disk"""
+    head: bytes = b""
+    """its first bytes: a file that takes the place of a deleted one may be given the same number"""
     first: Event | None = None
     started: Event | None = None
     last: Event | None = None
@@ -199,6 +210,10 @@ class Stories:
                 story = self._known[path] = Story(file=stat.st_ino)
             if story.offset < stat.st_size:
                 with open(path, "rb") as file:
+                    head = file.read(HEAD_BYTES)
+                    if not head.startswith(story.head):
+                        story = self._known[path] = Story(file=stat.st_ino)
+                    story.head = head
                     file.seek(story.offset)
                     whole = file.read().rpartition(b"\n")[0]
                 if whole:

@@ -12,11 +12,12 @@ from typing import Any, Literal
 from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, Field
 
+from memssl_core.data.images import printable
 from memssl_core.errors import DataError, MemsslError
 from memssl_core.paths import without_folders
 from ui.context import Context
 from ui.messages import explain, spoken
-from ui.roots import TABLE, inside, listing, refuse_links_out, table_inside
+from ui.roots import ARCHIVE, TABLE, inside, listing, refuse_links_out, table_inside
 
 MAX_UPLOADS, MAX_DRAWN = 200, 100_000
 DRAWN_SEED = 0
@@ -26,22 +27,23 @@ _FOLDERS = re.compile(r"(?<![\w/.~])~?/(?!/)(?:[^\s/'\",;:()]+/)*([^\s/'\",;:()]
 
 
 class Upload(BaseModel):
-    path: str
-    name: str
+    path: str = Field(max_length=4000)
+    name: str = Field(max_length=1000)
 
 
 class Data(BaseModel):
     """Where the pictures come from; only the fields of its kind are read."""
 
-    kind: Literal["folder", "drawn", "hub", "uploads"]
+    kind: Literal["folder", "drawn", "hub", "uploads", "zip"]
     root: str = Field("", max_length=200)
     path: str = Field("", max_length=4000)
-    """below the root: a folder, or a table of pictures"""
+    """below the root: a folder, a table of pictures, or an archive of some"""
     count: int = 0
     """of the drawn gallery, or of pictures that will be uploaded"""
     name: str = Field("", max_length=200)
     """of a data set on the Hub: OWNER/NAME[/CONFIG][:SPLIT]"""
     uploads: list[Upload] = Field([], max_length=MAX_UPLOADS)
+    """pictures, or one zip"""
 
 
 def add_data_routes(api: APIRouter, context: Context) -> None:
@@ -63,8 +65,10 @@ def spec_of(context: Context, data: Data) -> str:
         if not 1 <= data.count <= MAX_DRAWN:
             raise DataError(f"The drawn gallery is offered with 1 to {MAX_DRAWN} pictures; choose another count.")
         return f"drawn:{DRAWN_SEED}:{data.count}"
-    if data.kind == "uploads":
-        raise DataError("Uploaded pictures cannot be used for this; name their folder with --root.")
+    if data.kind in ("uploads", "zip"):
+        raise DataError("Uploads and archives cannot be used for this; name a folder with --root.")
+    if context.public:
+        raise DataError("Data sets of the Hub are not fetched for visitors; choose another source.")
     if not HUB_NAME.fullmatch(data.name):
         raise DataError("This is no name of a data set on the Hub; write OWNER/NAME, if need be with :SPLIT.")
     if context.offline:
@@ -98,25 +102,27 @@ def data_of(context: Context, spec: str) -> dict[str, Any] | None:
         name = spec.removeprefix("hf:")
         return {"kind": "hub", "name": name} if HUB_NAME.fullmatch(name) else None
     for name, root in context.roots.items():
-        if os.path.isabs(spec) and Path(spec).is_relative_to(root):
+        if os.path.isabs(spec) and ".." not in Path(spec).parts and Path(spec).is_relative_to(root):
             path = Path(spec).relative_to(root).as_posix()
-            return {"kind": "folder", "root": name, "path": "" if path == "." else path}
+            kind = "zip" if path.lower().endswith(ARCHIVE) and os.path.isfile(spec) else "folder"
+            return {"kind": kind, "root": name, "path": "" if path == "." else path}
     return None
 
 
 def words_of(context: Context, spec: str) -> str:
     """A data source as a person reads it: folders by the names they have here, others by their last names."""
     found = data_of(context, spec) or {}
-    if found.get("kind") == "folder":
-        return "/".join(filter(None, (found["root"], found["path"])))
-    return without_folders(spec)
+    if "root" in found:
+        return printable("/".join(filter(None, (found["root"], found["path"]))))
+    return printable(without_folders(spec))
 
 
 def shown(context: Context, text: str) -> str:
-    """A sentence without the folders of this machine."""
+    """A sentence without the folders of this machine, and without what cannot be shown or sent."""
     for name, root in sorted(context.roots.items(), key=lambda known: -len(str(known[1]))):
-        text = text.replace(str(root), name)
-    return _FOLDERS.sub(lambda path: path[1], text)
+        if root != Path(root.anchor):
+            text = re.sub(re.escape(str(root)) + r"(?![\w-])", lambda _, name=name: name, text)
+    return printable(_FOLDERS.sub(lambda path: path[1], text))
 
 
 def plainly(context: Context) -> Callable:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memssl_core import paths
-from memssl_core.errors import ModelError, RunError
+from memssl_core.errors import RunError
 from ui.context import device_words, told
 from ui.examples import PAIR, examples
 from ui.messages import explain
@@ -33,8 +33,7 @@ def page_facts(context: Context) -> dict[str, Any]:
 
     When opening failed, `title` and `text` say why.
     """
-    with suppress(ModelError):  # who is asking a long question just now keeps the device until the next look
-        give_way(context)
+    give_way(context)
     facts = {
         "state": context.state,
         "source": context.source,

@@ -83,7 +83,7 @@ def facts(context: Context, job: JobFolder) -> dict[str, Any]:
 
 
 def made(context: Context, status: dict[str, Any]) -> dict[str, str]:
-    """What a finished job leaves: `opens`, a model's source, or `link`, an address on the Hub."""
+    """What a finished job leaves: `opens`, a model's source, `gallery`, its name, or `link`, an address on the Hub."""
     result, kind = str(status.get("result") or ""), status.get("kind")
     if status["state"] != "finished":
         return {}
@@ -91,6 +91,8 @@ def made(context: Context, status: dict[str, Any]) -> dict[str, str]:
         return {"opens": told(context, f"bundle:{result}")}
     if kind == "fetch":
         return {"opens": str(status.get("source"))}
+    if kind == "gallery":
+        return {"gallery": result}
     return {"link": result} if kind == "publish" and result.startswith(("https://", "http://")) else {}
 
 

@@ -27,6 +27,7 @@ from ui.guard import Login, make_guard
 from ui.map import map_panel
 from ui.memory import memory_tab
 from ui.routes import add_routes
+from ui.search import search_tab
 from ui.tools import Tools, add_tools
 from ui.tray import tray, uploaded
 from ui.views import view
@@ -36,6 +37,7 @@ HEAD = """
 <link rel="stylesheet" href="ui/ui.css">
 <link rel="stylesheet" href="ui/train.css">
 <link rel="stylesheet" href="ui/runview.css">
+<link rel="stylesheet" href="ui/search.css">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <script>
 try { // the theme chosen before, unless the address names one
@@ -123,6 +125,9 @@ def blocks(context: Context) -> gr.Blocks:
                 tray(context, visit, "tray-memory")
                 memory_tab(context, visit)
                 map_panel(context, visit)
+            with gr.Tab("Search", id="search"):
+                tray(context, visit, "tray-search")
+                search_tab(context, visit)
             if context.training:
                 with gr.Tab("Train", id="train"):
                     view("train", elem_id="train")

@@ -11,7 +11,7 @@ from memssl_core.errors import ConfigError, DataError
 
 Roots = Mapping[str, Path]
 MAX_FOLDERS = 500
-TABLE = ".parquet"
+TABLE, ARCHIVE = ".parquet", ".zip"
 GONE = "This folder is not there (any more); choose another one."
 
 
@@ -45,23 +45,32 @@ def inside(roots: Roots, name: str, path: str) -> Path:
 
 def table_inside(roots: Roots, name: str, path: str) -> Path:
     """The table at `path` of a root. DataError for anything outside it, or that is no table."""
+    return _file_inside(roots, name, path, "tables", "This table is not there (any more); choose another one.")
+
+
+def archive_inside(roots: Roots, name: str, path: str) -> Path:
+    """The zip at `path` of a root. DataError for anything outside it, or that is no zip."""
+    return _file_inside(roots, name, path, "archives", "This archive is not there (any more); choose another one.")
+
+
+def _file_inside(roots: Roots, name: str, path: str, kind: str, gone: str) -> Path:
     parent, _, file = path.rpartition("/")
     folder = inside(roots, name, parent)
-    if file not in listing(roots, name, parent)["tables"]:
-        raise DataError("This table is not there (any more); choose another one.")
+    if file not in listing(roots, name, parent)[kind]:
+        raise DataError(gone)
     return folder / file
 
 
 def listing(roots: Roots, name: str, path: str) -> dict[str, Any]:
-    """`{path, folders, more, pictures, tables}`: names of the folders inside, how many picture files lie here directly,
-    and names of the Parquet files that do.
+    """`{path, folders, more, pictures, tables, archives}`: names of the folders inside, how many picture files lie here
+    directly, and names of the Parquet and zip files that do.
 
     What is hidden, and links that lead out of the root, are left out.
     """
     from memssl_core.data.images import picture_suffixes
 
     folder, suffixes = inside(roots, name, path), picture_suffixes()
-    folders, tables, pictures = [], [], 0
+    folders, files, pictures = [], {TABLE: [], ARCHIVE: []}, 0
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -71,14 +80,15 @@ def listing(roots: Roots, name: str, path: str) -> dict[str, Any]:
                     folders.append(entry.name)
                 elif (suffix := os.path.splitext(entry.name)[1].lower()) in suffixes:
                     pictures += 1
-                elif suffix == TABLE and entry.is_file() and _stays(entry.path, roots[name]) and _is_text(entry.name):
-                    tables.append(entry.name)
+                elif suffix in files and entry.is_file() and _stays(entry.path, roots[name]) and _is_text(entry.name):
+                    files[suffix].append(entry.name)
     except OSError:
         raise DataError("This folder cannot be read; choose another one.") from None
-    folders.sort(key=str.casefold)
-    tables.sort(key=str.casefold)
+    for names in (folders, *files.values()):
+        names.sort(key=str.casefold)
     more = max(0, len(folders) - MAX_FOLDERS)
-    shown = {"folders": folders[:MAX_FOLDERS], "tables": tables[:MAX_FOLDERS]}
+    shown = {"folders": folders, "tables": files[TABLE], "archives": files[ARCHIVE]}
+    shown = {kind: names[:MAX_FOLDERS] for kind, names in shown.items()}
     return {"path": path.strip("/"), "more": more, "pictures": pictures, **shown}
 
 

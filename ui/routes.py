@@ -15,6 +15,7 @@ from ui import wire
 from ui.answers import cached, gone, npz
 from ui.data import add_data_routes
 from ui.facts import page_facts
+from ui.galleries import add_gallery_routes
 from ui.guard import make_owner_only
 from ui.header import add_model_routes
 from ui.jobs import add_job_routes
@@ -22,6 +23,7 @@ from ui.map import add_map_routes
 from ui.publish import add_publish_routes
 from ui.remember import add_remember_routes
 from ui.runs import add_run_routes
+from ui.search import add_search_routes
 from ui.snapshots import add_snapshot_routes
 from ui.store import SHOWN_PX
 from ui.training import add_training_routes
@@ -37,6 +39,9 @@ RESULTS = {
     "neighbours": ("neighbours", "application/json"),
     "matches": ("matches", "application/octet-stream"),
     "placed": ("places", "application/octet-stream"),
+    "found": ("results", "application/json"),
+    "walked": ("pictures", "application/json"),
+    "explained": ("comparisons", "application/octet-stream"),
 }
 LOSSLESS_PX = 512  # up to here pictures travel as PNG: drawn ones have sharp edges
 
@@ -99,6 +104,8 @@ def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> 
     for add_more in (add_job_routes, add_remember_routes, add_publish_routes):
         add_more(owners, context)
     add_map_routes(api, owners, context)
+    add_search_routes(api, context)
+    add_gallery_routes(api, owners, context)
     add_data_routes(api if context.training else owners, context)
     if context.training:
         for add_more in (add_training_routes, add_run_routes, add_snapshot_routes):

@@ -10,6 +10,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, Field
 
-from memssl_core.errors import MemsslError, RunError
+from memssl_core.data.images import printable
+from memssl_core.errors import MemsslError, ModelError, RunError
 from memssl_core.jobs import LIVE, JobFolder
+from memssl_core.training.start import explained
 from ui.context import Context
 from ui.curves import Event, Story, number, told
 from ui.data import data_of, plainly, shown, words_of
@@ -35,6 +38,8 @@ ENDED = {
     "failed": "It has failed meanwhile; it says why.",
     "lost": "It has ended without a word meanwhile.",
 }
+STATES = (*LIVE, *ENDED)
+WORDS = ("words", "message")
 CHANGED = "It has changed in another tab meanwhile; look at it again, then repeat this."
 BY_MISTAKE = "It ended by a mistake of ours; log.txt in its folder has the details. Resume it from its last checkpoint."
 _TYPE_NAME = re.compile(r"^[\w.]*(Error|Exception|Interrupt|Exit)\b")
@@ -81,7 +86,8 @@ def add_run_routes(api: APIRouter, context: Context) -> None:
         run = live(context, name)
         if run["stopping"]:
             raise RunError("It is being stopped already.")
-        JobFolder(context.runs / name).request_stop()
+        with explained(context.runs / name):
+            JobFolder(context.runs / name).request_stop()
         return {}
 
     @api.post("/runs/{name}/save")
@@ -91,7 +97,8 @@ def add_run_routes(api: APIRouter, context: Context) -> None:
         if run["state"] == "waiting":
             raise RunError("It has not begun yet, so there is nothing to save.")
         if not run["stopping"]:  # which saves, too
-            JobFolder(context.runs / name).request_save()
+            with explained(context.runs / name):
+                JobFolder(context.runs / name).request_save()
         return {}
 
     @api.post("/runs/{name}/kill")
@@ -110,10 +117,10 @@ def add_run_routes(api: APIRouter, context: Context) -> None:
 
         with context.turns.take("start"):
             folder = ended(context, name, click, "It was already taken up again in another tab.")
-            data = settings_of(folder)[1]
-            if context.public and data_of(context, data) is None:
+            found = data_of(context, settings_of(folder)[1]) or {}
+            if context.public and found.get("kind") not in ("folder", "drawn"):
                 raise RunError("Its pictures are in no folder that is declared on this server; start it again there.")
-            refuse_beyond(context, 0)
+            refuse_beyond(context, still_to_write(context, folder))
             at_once = context.training.at_once if context.training else 1
             resume_run(folder, at_once=at_once, hours=hours_left(context, context.stories.of(JobFolder(folder).events)))
         give_way(context)
@@ -191,8 +198,8 @@ def all_facts(context: Context) -> list[dict[str, Any]]:
 def facts(context: Context, folder: Path) -> dict[str, Any]:
     """A run as the page shows it; `rev` changes when anything else of it does."""
     job = JobFolder(folder)
-    status, story = job.status() or {}, context.stories.of(job.events)
-    state = status.get("state", "lost")
+    status, story = status_of(context, job), context.stories.of(job.events)
+    state = status["state"]
     is_live = state in LIVE
     step = story.step
     newest = step if state == "running" and _time(step) >= _time(story.started) else None
@@ -204,7 +211,7 @@ def facts(context: Context, folder: Path) -> dict[str, Any]:
         "state": state,
         "stopping": is_live and job.stop_requested(),
         "saving": is_live and job.save_requested(),
-        "words": status.get("words") or "",
+        "words": status["words"],
         "step": _step(status, story),
         "steps": status.get("steps") or number(story.started, "steps"),
         "started_s": _time(story.first) or status.get("started_s") or _written_at(folder) / 1e9,
@@ -221,13 +228,21 @@ def facts(context: Context, folder: Path) -> dict[str, Any]:
         "has_checkpoint": bool(kept),
         "source": f"run:{folder.name}" if kept or (folder / "bundle").is_dir() else None,
     }
-    told_of["message"] = message(context, status, told_of, kept)
+    told_of["message"] = message(context, status["message"], told_of, kept)
     lasting = {name: value for name, value in told_of.items() if name != "told_s" or not is_live}
     return told_of | {"rev": hashlib.blake2b(json.dumps(lasting).encode(), digest_size=8).hexdigest()}
 
 
-def message(context: Context, status: dict[str, Any], run: dict[str, Any], kept: list[int]) -> str:
-    """What has become of a run, and what to do, where the state alone does not say it."""
+def status_of(context: Context, job: JobFolder) -> dict[str, Any]:
+    """The status of a run without what is not of its kind: one damaged folder is not to hide the others."""
+    found = job.status() or {}
+    state, numbers = found.get("state"), ("step", "steps", "heartbeat_s", "started_s", "processes", "disk_bytes")
+    words = {name: shown(context, told) if isinstance(told := found.get(name), str) else "" for name in WORDS}
+    return {name: number(found, name) for name in numbers} | words | {"state": state if state in STATES else "lost"}
+
+
+def message(context: Context, said: str, run: dict[str, Any], kept: list[int]) -> str:
+    """What has become of a run, and what to do, where the state alone does not say it. `said`: by its status."""
     if run["state"] == "lost":
         at = f" at step {run['step']}" if run["step"] else ""
         left = f"Its checkpoint of step {kept[-1]} stands: resume it, or open it." if kept else ""
@@ -236,10 +251,9 @@ def message(context: Context, status: dict[str, Any], run: dict[str, Any], kept:
             return f"It was ended{at} before it had saved. {left}"
         why = "as when the machine runs out of memory or the process is killed"
         return f"It ended without a word{at}, {why}. {left}"
-    said = str(status.get("message") or "")
     if run["state"] == "failed":
-        return shown(context, said) if said and not _TYPE_NAME.match(said) else BY_MISTAKE
-    return shown(context, said) if run["state"] == "stopped" else ""
+        return said if said and not _TYPE_NAME.match(said) else BY_MISTAKE
+    return said if run["state"] == "stopped" else ""
 
 
 def details(context: Context, folder: Path) -> dict[str, Any]:
@@ -250,13 +264,14 @@ def details(context: Context, folder: Path) -> dict[str, Any]:
     run, story = facts(context, folder), context.stories.of(JobFolder(folder).events)
     config, data, preset = settings_of(folder)
     settings, default = asdict(config), asdict(PRESETS[preset])
-    best = {figure: story.best(figure) for figure in FIGURES if (folder / f"checkpoints/best-{figure}.pt").is_file()}
+    kept = [figure for figure in FIGURES if os.path.isfile(folder / f"checkpoints/best-{figure}.pt")]
+    best = {figure: story.best(figure) for figure in kept}
     is_labelled = any("knn_top1" in probe for probe in story.probes)
     return {
         "run": run,
         "config": settings,
         "changes": {name: value for name, value in settings.items() if value != default[name]},
-        "data": data_of(context, data),
+        "data": data_of(context, data) if data.isprintable() else None,
         "command": command(context, config, data, folder, preset=preset, processes=run["processes"]),
         "chance": math.log(config.block_size),
         "classes": classes_of(data) if is_labelled else None,
@@ -274,7 +289,7 @@ def command(context: Context, config: TrainConfig, data: str, folder: Path, *, p
 
     torchrun = f"torch.distributed.run --standalone --nproc-per-node {processes} -m " if processes > 1 else ""
     line = f"python -m {torchrun}memssl_core train {shlex.join(train_argv(config, data, folder, preset=preset))}"
-    return shown(context, line) if context.public else line
+    return shown(context, line) if context.public else printable(line)
 
 
 def steps_kept(folder: Path, suffix: str) -> list[int]:
@@ -341,11 +356,20 @@ def refuse_beyond(context: Context, nbytes: float, *, new: bool = False) -> None
         return
     if new and offered.runs is not None and len(run_folders(context)) >= offered.runs:
         raise RunError(f"This server keeps at most {offered.runs} runs; delete one first.")
-    if offered.gigabytes is not None and (taken := bytes_below(context.runs)) + nbytes > offered.gigabytes * 1e9:
+    if offered.gigabytes is None:
+        return
+    going = [folder for folder in run_folders(context) if (JobFolder(folder).status() or {}).get("state") in LIVE]
+    taken = bytes_below(context.runs) + sum(still_to_write(context, folder) for folder in going)
+    if taken + nbytes > offered.gigabytes * 1e9:
         raise RunError(
-            f"The runs of this server take {taken / 1e9:.1f} of {offered.gigabytes:g} GB, which leaves too little for "
-            "this one; delete one first."
+            f"The runs of this server take, or will take, {taken / 1e9:.1f} of {offered.gigabytes:g} GB, which leaves "
+            "too little for this one; delete one first."
         )
+
+
+def still_to_write(context: Context, folder: Path) -> float:
+    """Bytes that a run may come to write, by its plan; 0 of one that has none."""
+    return max(0, (status_of(context, JobFolder(folder))["disk_bytes"] or 0) - bytes_below(folder))
 
 
 def hours_left(context: Context, story: Story) -> float | None:
@@ -394,7 +418,10 @@ def _device(folder: Path) -> str:
 
 
 def give_way(context: Context) -> None:
-    """Put the page's models on the CPU while a run is on their accelerator, and back when it has ended."""
+    """Put the page's models on the CPU while a run is on their accelerator, and back when it has ended.
+
+    Who is asking a long question just now keeps the device until the next look.
+    """
     if context.training is None or context.state != "ready":
         return
     models = context.opened().models
@@ -405,7 +432,7 @@ def give_way(context: Context) -> None:
     is_taken = models.home.type in training_on(context, device_kind)
     wanted = "cpu" if is_taken else models.home
     if models.device.type != ("cpu" if is_taken else models.home.type):
-        with context.turns.take("model"):
+        with suppress(ModelError), context.turns.take("model", wait_s=0):
             models.move(wanted)
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field
 from memssl_core import jobs, paths
 from memssl_core.config import PRESETS, TrainConfig
 from memssl_core.errors import ConfigError, RunError
+from memssl_core.training.start import explained
 from ui.context import Context
 from ui.curves import Story
 from ui.data import Data, plainly, shown, spec_of, words_of
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from memssl_core.training.plan import Plan
 
 LARGEST = 1e9  # of a number in a setting
-MEASURING_AT_ONCE, MEASURES_KEPT = 4, 5
+MEASURES_KEPT = 5
 MOST_COUNTED = 2_000_000  # pictures that a plan is made for; more change nothing in it but the steps
 GONE = "This measurement is not known here any more; measure again."
 TITLES = {
@@ -110,7 +111,7 @@ def add_training_routes(api: APIRouter, context: Context) -> None:
         config, data = config_of(wish.preset, wish.changes), spec_of(context, wish.data)
         argv = ["plan", "--data", data, *settings_argv(config, preset=wish.preset)]
         argv += ["--processes", str(wish.processes)]
-        with context.turns.take("start"):
+        with context.turns.take("start"), explained(measures_dir()):
             make_room()
             job = jobs.start(argv, kind="measure", title="Measuring a few steps", root=measures_dir())
         return {"job": job.path.name}
@@ -123,7 +124,9 @@ def add_training_routes(api: APIRouter, context: Context) -> None:
     @api.post("/train/measure/{job}/stop")
     @clearly
     def stop(job: str) -> dict[str, Any]:
-        measuring(job).request_stop()
+        found = measuring(job)
+        with explained(found.path):
+            found.request_stop()
         return {}
 
     @api.post("/train/start")
@@ -146,6 +149,7 @@ def add_training_routes(api: APIRouter, context: Context) -> None:
                 processes=wish.processes,
                 at_once=context.training.at_once if context.training else 1,
                 hours=hours_left(context, Story()),
+                disk_bytes=counted.disk_bytes,
             )
         give_way(context)
         return {"run": folder.name}
@@ -169,7 +173,7 @@ def offered(context: Context) -> dict[str, Any]:
         "devices": devices,
         "processes": list(range(1, max(1, gpus) + 1)),
         "roots": list(context.roots),
-        "offline": context.offline,
+        "offline": context.offline or context.public,
         "limits": limits if any(value is not None for value in limits.values()) else None,
         "at_once": at_once,
     }
@@ -328,13 +332,14 @@ def measures_dir() -> Path:
 
 
 def make_room() -> None:
-    """Only the newest measurement is wanted: stop the others, and forget those that have long ended."""
+    """Only the newest measurement is wanted: stop the others, end those that do not stop, and forget those that have
+    long ended."""
     known = [(job, (job.status() or {}).get("state")) for job in jobs.find(measures_dir())]
-    going = [job for job, state in known if state in jobs.LIVE]
-    if len(going) >= MEASURING_AT_ONCE:
-        raise RunError("Earlier measurements are still ending; try again in a moment.")
-    for job in going:
-        job.request_stop()
+    for job in [job for job, state in known if state in jobs.LIVE]:
+        if job.stop_requested():
+            job.kill()
+        else:
+            job.request_stop()
     for job, _ in [one for one in known if one[1] not in jobs.LIVE][MEASURES_KEPT:]:
         job.remove()
 

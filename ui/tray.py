@@ -12,6 +12,7 @@ from gradio.utils import get_upload_folder
 from memssl_core.data.images import MAX_BYTES, TOO_LARGE_FILE, printable
 from memssl_core.errors import ImageError
 from ui.context import EVENT, Context, Visit
+from ui.fetching import fetch
 from ui.messages import explain
 from ui.store import MAX_VISIT_PICTURES
 from ui.views import view
@@ -29,12 +30,15 @@ def tray(context: Context, visit: gr.State, elem_id: str) -> None:
 
 
 def add_picture(context: Context, visit: Visit, asked: dict) -> tuple[Visit, dict[str, Any]]:
-    """`asked` {path, name} of an upload -> the visit with its handle, and {picture} or {error} for the tray."""
+    """`asked` {path, name} of an upload, or {url} -> the visit with its handle, {picture} or {error} for the tray."""
     ticket = {"ticket": asked.get("ticket")}
     try:
-        data = uploaded(asked.get("path")).read_bytes()
+        if "url" in asked:
+            data, name = fetched(context, asked["url"])
+        else:
+            data, name = uploaded(asked.get("path")).read_bytes(), asked.get("name")
         with context.turns.take("decode"):
-            picture = context.pictures.add(data, short_name(asked.get("name")))
+            picture = context.pictures.add(data, short_name(name))
     except Exception as error:
         return visit, ticket | {"error": explain(error)}
     forgotten, kept = visit[: -MAX_VISIT_PICTURES + 1], visit[-MAX_VISIT_PICTURES + 1 :]
@@ -52,6 +56,16 @@ def uploaded(path: object) -> Path:
     if found.stat().st_size > MAX_BYTES:
         raise ImageError(TOO_LARGE_FILE)
     return found
+
+
+def fetched(context: Context, url: object) -> tuple[bytes, str]:
+    """A picture by its address, and its name; not for visitors from elsewhere, who could reach with our hands."""
+    if context.public:
+        raise ImageError("This server fetches nothing for its visitors; save the picture and upload it.")
+    if context.offline:
+        raise ImageError("The page was started with --offline, so nothing is fetched; save the picture and upload it.")
+    with context.turns.take("fetch"):
+        return fetch(url if isinstance(url, str) else "")
 
 
 def short_name(name: object) -> str:

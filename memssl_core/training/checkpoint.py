@@ -126,13 +126,12 @@ def explaining_writes(what: str) -> Iterator[None]:
             raise
         why = "the disk is full" if reason.errno in _FULL else (reason.strerror or "the disk refuses").lower()
         raise RunError(
-            f"{what} was not written: {why}. The checkpoint before it stands; mend that, "
-            "then start the same command again."
+            f"{what} was not written: {why}. What was saved before it stands; mend that, then go on with the run."
         ) from reason
     except RuntimeError as reason:  # torch's writer hides why
         if not any(words in str(reason) for words in _TORCH_WRITES):
             raise
         raise RunError(
-            f"{what} was not written, most likely because the disk is full. The checkpoint before it stands; "
-            "make room, then start the same command again."
+            f"{what} was not written, most likely because the disk is full. What was saved before it stands; "
+            "make room, then go on with the run."
         ) from reason

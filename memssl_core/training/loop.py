@@ -235,7 +235,7 @@ def _leave_no_empty_folder(folder: Path) -> None:
 
 
 def _tell_of_failure(reason: BaseException, state: TrainState, emit: Emit, tell: Callable[..., None]) -> None:
-    ours = "It ended by a mistake of ours; the last checkpoint stands. See its log, then start the same command again."
+    ours = "It ended by a mistake of ours; the last checkpoint stands. See its log, then go on with the run."
     message = str(reason) if isinstance(reason, MemsslError) else ours
     try:
         tell("failed", message=message)

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 THUMBNAIL_BYTES, ROW_BYTES = 540, 100  # of a slot in the bundle's table: its picture, and the rest
 SNAPSHOT_PICTURES_BYTES = 160_000  # pinned, recalled and the sheet of views, at most
-MOST_DEPTH = 1_000  # transformer blocks, as every one is built to be counted
+MOST_DEPTH = 100  # transformer blocks, as every one is built to be counted
+MOST_HELPERS = 512  # threads, or workers, of a process: more of them take a machine down
 PROBED = 64  # pictures that a probe is timed with
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -94,12 +95,13 @@ def plan(config: TrainConfig, data: str, runs: Path, *, processes: int = 1) -> P
     count = len(images) if images else 0
     steps = tried(lambda: _steps(config, count), 0)
     device = tried(lambda: _device(config, processes), None)
+    tried(lambda: _refuse_crowds(config), None)
     pair: Pair | None = tried(lambda: _shapes(config), None)
     checkpoint = _checkpoint_bytes(pair, config) if pair else 0
     needed = _disk_bytes(pair, config, checkpoint, steps) if pair else 0
-    free = tried(lambda: _disk_free(runs), 0)
+    free: int | None = tried(lambda: _disk_free(runs), None)
     memory_free = _memory_free(device)
-    if free and needed > free:
+    if free is not None and needed > free:
         problems.append(
             f"The disk has {_size(free)} free and this run may need {_size(needed)} for checkpoints, snapshots and "
             "the bundle; make room, or choose a smaller model or memory."
@@ -120,7 +122,7 @@ def plan(config: TrainConfig, data: str, runs: Path, *, processes: int = 1) -> P
         threads=limited(config, processes=processes).threads,
         processes=processes,
         disk_bytes=needed,
-        disk_free_bytes=free,
+        disk_free_bytes=free or 0,
         memory_free_bytes=memory_free,
         problems=tuple(problems),
         advice=_advice(config, count, steps) if count and steps else (),
@@ -145,6 +147,12 @@ def _steps(config: TrainConfig, images: int) -> int:
         return config.steps or (max(1, round(config.epochs * (images // config.batch_size))) if images else 0)
     except OverflowError:
         raise ConfigError(f"epochs is {config.epochs}; it must have an end.") from None
+
+
+def _refuse_crowds(config: TrainConfig) -> None:
+    for name, count in (("threads", config.threads or 0), ("workers", config.workers)):
+        if count > MOST_HELPERS:
+            raise ConfigError(f"{name} {count} is more than a machine bears; choose at most {MOST_HELPERS}.")
 
 
 def _device(config: TrainConfig, processes: int) -> torch.device:

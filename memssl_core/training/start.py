@@ -101,20 +101,22 @@ def start_run(
     processes: int = 1,
     at_once: int | None = 1,
     hours: float | None = None,
+    disk_bytes: int = 0,
 ) -> JobFolder:
     """Train in a new folder, as a process that outlives this one.
 
     Args: folder, see `checked_run_name`; processes, more than one are started by torchrun; at_once, see `your_turn`;
-        hours, after which it saves and stops.
+        hours, after which it saves and stops; disk_bytes, that it may come to write, told in its status.
     Raises: RunError if the folder is there, or cannot be made.
     """
     config = limited(config, processes=processes)
     facts = {"preset": preset, "processes": processes, "data": data, "settings": asdict(config)}
+    facts["disk_bytes"] = disk_bytes
     argv = _argv(folder, config, data, preset, at_once, hours)
-    with _explained(folder):
+    with explained(folder):
         folder.mkdir(parents=True)
     try:
-        with _explained(folder):
+        with explained(folder):
             return _start(folder, argv, facts)
     except RunError:
         shutil.rmtree(folder, ignore_errors=True)
@@ -132,6 +134,8 @@ def resume_run(folder: Path, *, at_once: int | None = 1, hours: float | None = N
             raise RunError(f"{folder.name} is finished; start a new run with other settings to train further.")
         config, data, preset = settings_of(folder)
         facts = {**(_read(folder / JOB) or _begun(folder)), "title": folder.name, "preset": preset, "data": data}
+        if not isinstance(processes := facts.get("processes"), int) or processes < 1:
+            facts["processes"] = 1
         argv = _argv(folder, config, data, preset, at_once, hours)
         JobFolder(folder).create().clear_requests()
         return _start(folder, argv, facts)
@@ -163,9 +167,7 @@ def _start(folder: Path, argv: list[str], facts: dict[str, Any]) -> JobFolder:
 def _begun(folder: Path) -> dict[str, Any]:
     """What a run that was started from a command line tells of itself."""
     begun = [event for event in read_events(JobFolder(folder).events)[0] if event.get("event") == "started"]
-    if not begun:
-        return {"processes": 1}
-    return {"processes": int(begun[-1].get("processes") or 1), "started_s": begun[0]["time_s"]}
+    return {"processes": begun[-1].get("processes"), "started_s": begun[0].get("time_s")} if begun else {}
 
 
 def settings_of(folder: Path) -> tuple[TrainConfig, str, str]:
@@ -185,7 +187,7 @@ def settings_of(folder: Path) -> tuple[TrainConfig, str, str]:
     except (ConfigError, KeyError, TypeError, ValueError) as reason:
         raise RunError(f"The settings of {folder.name} cannot be read; restore its {CONFIG}, or delete it.") from reason
     preset = job.get("preset")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         preset = min(PRESETS, key=lambda name: len(settings_argv(read, preset=name)))
     return read, data, preset
 
@@ -212,7 +214,7 @@ def is_run(folder: Path) -> bool:
     """Whether a training run lies here, begun or about to begin."""
     if folder.is_symlink() or not folder.is_dir():
         return False
-    return (folder / CONFIG).is_file() or (_read(folder / JOB) or {}).get("kind") == "train"
+    return os.path.isfile(folder / CONFIG) or (_read(folder / JOB) or {}).get("kind") == "train"
 
 
 @contextmanager
@@ -222,7 +224,7 @@ def _alone(folder: Path) -> Iterator[None]:
         raise RunError(f"There is no training run named {folder.name!r} here; check the name.")
     busy = RunError(f"{folder.name} has not ended yet; stop it first.")
     is_live = lambda: (JobFolder(folder).status() or {}).get("state") in LIVE
-    with _explained(folder):
+    with explained(folder):
         try:
             held = FileLock(folder / LOCK).acquire(timeout=0 if is_live() else LEAVING_S)
         except Timeout:
@@ -234,7 +236,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path) -> Iterator[None]:
+    """RunError, one sentence, where a folder cannot be written."""
     try:
         yield
     except FileExistsError:
@@ -258,7 +261,7 @@ def your_turn(run_dir: Path, at_once: int, should_stop: Callable[[], bool], *, d
         yield
         return
     with ExitStack() as held:
-        with _explained(run_dir):
+        with explained(run_dir):
             job.create().clear_requests()
             ticket = _ticket(run_dir, device_kind(device), held)
         told, told_at = None, 0.0
@@ -341,6 +344,6 @@ def failures_told(run_dir: Path) -> Iterator[None]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -131,3 +131,29 @@ def test_the_nearest_line_is_found_within_reach(modules: Page):
     lines = [[0, 0, 100, 0], [0, 50, 100, 50], [0, 100, 100, 60]]
     near = lambda x, y: modules.evaluate("([x, y, lines]) => matching.nearestLine(x, y, lines, 10)", [x, y, lines])
     assert [near(50, 4), near(50, 47), near(30, 90), near(50, 25), near(-4, 104)] == [0, 1, 2, None, 2]
+
+
+def test_stills_are_spread_over_the_run_and_only_the_newest_slots_stand_out(modules: Page):
+    spread = "async ([steps, most]) => (await import('/ui/film.js')).evenly(steps, most)"
+    rng = np.random.default_rng(0)
+    for count in (0, 1, 7, 8, 9, 60):
+        steps = np.sort(rng.choice(10_000, count, replace=False)).tolist()
+        chosen = modules.evaluate(spread, [steps, 8])
+        assert set(chosen) <= set(steps) and chosen == sorted(set(chosen)) and len(chosen) == min(count, 8)
+        assert not steps or (chosen[0], chosen[-1]) == (steps[0], steps[-1])
+    assert modules.evaluate(spread, [list(range(0, 701, 10)), 8]) == list(range(0, 701, 100))
+    levels = """async ([slots, cursor, total, age, fresh]) => {
+      const { keysAgo, levelsOf } = await import('/ui/turning.js');
+      const ago = keysAgo(slots, cursor, total);
+      return [[...ago], [...levelsOf({ age, fresh }, ago, total).levels]];
+    }"""
+    total, cursor, slots = 64, 5, np.arange(0, 64, 2)
+    age = np.where(slots == 40, 0, 255)  # one slot is noise
+    for written, stand_out in ((6, 6), (30, 8)):  # keys since the snapshot before; at most an eighth of the ring
+        ago, found = modules.evaluate(
+            levels, [slots.tolist(), cursor, total, age.tolist(), ((cursor - 1 - slots) % total < written).tolist()]
+        )
+        expected = [(cursor - 1 - slot) % total for slot in slots]
+        assert ago == expected
+        newest = [254 if a >= stand_out else 255 for a in expected]
+        assert found == [0 if slot == 40 else level for slot, level in zip(slots, newest, strict=True)]

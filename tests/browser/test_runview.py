@@ -206,7 +206,7 @@ def test_the_film_shows_attention_and_memories_of_each_snapshot(visit, place: Pl
             found = place.snapshot(step, "filmed")
             expect(tile).to_have_attribute("aria-label", re.compile(rf"^Step {step}: "))
             names = [name or "noise" for name in found.recalled_names[picture]]
-            scores = [f"{score:.2f}" for score in found.recalled_scores[picture]]
+            scores = [f"{score:.3f}" for score in found.recalled_scores[picture]]
             expect(tile.locator(".recall b")).to_have_text(scores)
             assert tile.locator(".recall .name").all_inner_texts() == names
             rows, columns = found.attention.shape[1:]
@@ -284,35 +284,6 @@ def test_the_map_plays_to_the_end_and_newer_snapshots_come_by_themselves(visit, 
     expect(words).to_contain_text("components of step 12")
 
 
-def test_stills_are_spread_over_the_run_and_only_the_newest_slots_stand_out(browser: Browser, place: Place):
-    page = browser.new_page()
-    page.goto(f"{place.server.url}healthz")
-    spread = "async ([steps, most]) => (await import('/ui/film.js')).evenly(steps, most)"
-    rng = np.random.default_rng(0)
-    for count in (0, 1, 7, 8, 9, 60):
-        steps = np.sort(rng.choice(10_000, count, replace=False)).tolist()
-        chosen = page.evaluate(spread, [steps, 8])
-        assert set(chosen) <= set(steps) and chosen == sorted(set(chosen)) and len(chosen) == min(count, 8)
-        assert not steps or (chosen[0], chosen[-1]) == (steps[0], steps[-1])
-    assert page.evaluate(spread, [list(range(0, 701, 10)), 8]) == list(range(0, 701, 100))
-    levels = """async ([slots, cursor, total, age, fresh]) => {
-      const { keysAgo, levelsOf } = await import('/ui/turning.js');
-      const ago = keysAgo(slots, cursor, total);
-      return [[...ago], [...levelsOf({ age, fresh }, ago, total).levels]];
-    }"""
-    total, cursor, slots = 64, 5, np.arange(0, 64, 2)
-    age = np.where(slots == 40, 0, 255)  # one slot is noise
-    for written, stand_out in ((6, 6), (30, 8)):  # keys since the snapshot before; at most an eighth of the ring
-        ago, found = page.evaluate(
-            levels, [slots.tolist(), cursor, total, age.tolist(), ((cursor - 1 - slots) % total < written).tolist()]
-        )
-        expected = [(cursor - 1 - slot) % total for slot in slots]
-        assert ago == expected
-        newest = [254 if a >= stand_out else 255 for a in expected]
-        assert found == [0 if slot == 40 else level for slot, level in zip(slots, newest, strict=True)]
-    page.close()
-
-
 # ---- what can be done
 
 
@@ -340,6 +311,9 @@ def test_stopping_from_two_pages_has_one_effect_and_one_clear_sentence(visit, pl
     button(second, "Stop and save").click()
     expect(second.locator(".runhead .note").first).to_contain_text("It was already stopped in another tab.")
     assert not job.stop_requested()
+    second.unroute("**/api/runs?known=*")
+    expect(pill(second)).to_have_text("Stopped")
+    expect(second.locator(".runhead").get_by_role("alert")).to_have_count(0)  # it is seen now
     expect(button(first, "Resume")).to_be_enabled()
 
 
@@ -376,7 +350,9 @@ def test_a_run_is_renamed_in_place_and_deleted_after_asking(visit, place: Place)
     rename.click()
     page.get_by_label("New name").fill("../elsewhere")
     page.keyboard.press("Enter")
-    expect(page.locator(".runhead .note").first).to_contain_text("name")
+    refusal = page.locator(".runhead .note").first
+    expect(refusal).to_contain_text("name")
+    assert refusal.bounding_box()["y"] < page.locator(".runhead .figures").bounding_box()["y"]  # beside the field
     expect(page.get_by_label("New name")).to_be_focused()
     page.keyboard.press("Escape")
     expect(rename).to_be_focused()
@@ -427,7 +403,12 @@ def test_a_run_that_waits_says_for_what(visit, place: Place):
     page = visit("queued").page
     expect(pill(page)).to_have_text("Waiting")
     expect(page.locator(".runhead").get_by_role("status")).to_have_text("Waiting for another run to end.")
-    expect(page.locator(".chart").first.locator(".none")).to_have_text("The first point comes with the first steps.")
+    loss = page.locator(".chart").first
+    expect(loss.locator(".none")).to_have_text("The first point comes with the first steps.")
+    expect(loss.locator(".lastx")).to_have_text("24 steps")
+    boxes = [loss.locator(of).bounding_box() for of in (".none", ".chance")]
+    assert boxes[0]["y"] > boxes[1]["y"] + boxes[1]["height"]  # one does not lie over the other
+    expect(page.get_by_role("button", name="Axes of this step")).to_be_disabled()
     assert page.locator(".run .acts button").all_inner_texts() == ["Stop"]
     button(page, "Stop").click()
     expect(button(page, "Stopping…")).to_be_disabled()
@@ -444,6 +425,11 @@ def test_it_fits_a_phone_and_is_accessible(visit, place: Place, dark: bool):
     assert page.locator(".still").last.locator(".recall:visible").count() == 3
     wait_for_steps(page, list(range(1, 13)))
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    banner = page.locator(".hdrnote.show-s")
+    expect(banner).to_contain_text("A run is training here")
+    assert banner.evaluate("it => getComputedStyle(it).paddingLeft") == "16px"
+    tab = page.get_by_role("tab", name="Train").bounding_box()
+    assert tab["x"] >= 0 and tab["x"] + tab["width"] <= 390  # the row of tabs is scrolled to it
     assert_accessible(page)
     page.set_viewport_size({"width": 1280, "height": 900})
     assert_accessible(page)

@@ -109,8 +109,17 @@ def test_every_problem_is_told(tmp_path, monkeypatch):
     assert plans._batch_bytes(TINY) == 8 * (2 * 3 * 64 * 64 + 2 * 3 * 32 * 32)
 
 
+def test_a_disk_without_any_room_is_a_problem(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 0))
+    assert "The disk has 0 MB free" in plan(TINY, "drawn:0:32:64", tmp_path).problems[0]
+
+
 @pytest.mark.parametrize(
-    "changes", [{"memory_slots": 10**18}, {"width": 2**26, "attention_heads": 2}, {"width": 2**40}]
+    "changes",
+    [
+        *({"memory_slots": 10**18}, {"width": 2**26, "attention_heads": 2}, {"width": 2**40}, {"depth": 1000}),
+        *({"workers": 10**9}, {"threads": 10**9}),
+    ],
 )
 def test_sizes_beyond_any_machine_are_refused_at_once(tmp_path, changes):
     told = plan(replace(TINY, **changes), DATA, tmp_path)

@@ -105,7 +105,8 @@ def test_training_for_visitors_needs_a_login_and_has_limits():
     assert offered(given, public=True, has_login=True) == Training(runs=20, hours=1.5, gigabytes=20)
     with pytest.raises(ConfigError, match="MEMSSL_LOGIN=NAME:PASSWORD"):
         offered(given, public=True, has_login=False)
-    for wrong in ({"at_once": 0}, {"max_runs": 0}, {"max_hours": -1.0}, {"max_gigabytes": float("nan")}):
+    for wrong in ({"at_once": 0}, {"max_runs": 0}, {"max_hours": -1.0}, {"max_gigabytes": float("inf")},
+                  {"max_gigabytes": float("nan")}):  # fmt: skip
         (name,) = wrong
         with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} is .* above 0"):
             offered(app.Arguments(**wrong), public=False, has_login=False)

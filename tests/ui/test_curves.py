@@ -192,6 +192,15 @@ def test_a_story_read_in_pieces_is_the_story_read_at_once(
     assert story.worked_s == worked
 
 
+def test_a_story_does_not_go_on_in_another_file_of_the_same_number(tmp_path: Path):
+    stories, path = Stories(), tmp_path / "events.jsonl"
+    stories.of(write(path, [event("begun", 0, time_s=5.0), event("failed", 0, time_s=6.0)]))
+    number = path.stat().st_ino
+    again = write(path, [event("begun", 0, time_s=70.0), event("probe", 0, knn_top1=3.0, time_s=100.0)])
+    story = stories.of(again)
+    assert again.stat().st_ino == number and len(story.probes) == 1 and story.worked_s == 30.0
+
+
 def test_the_best_probe_is_the_first_of_the_best(tmp_path: Path):
     probes = [event("probe", step, knn_top1=value) for step, value in ((0, 6.0), (10, 40.0), (20, 40.0), (30, None))]
     story = Stories().of(write(tmp_path / "events.jsonl", probes))

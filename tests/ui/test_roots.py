@@ -37,7 +37,7 @@ def test_a_root_is_a_name_and_a_folder_that_is_there(tmp_path: Path):
 
 
 def test_what_lies_inside_is_listed_and_links_out_are_not(roots: dict[str, Path]):
-    told = {"path": "", "folders": ["near", "trip"], "tables": [], "more": 0, "pictures": 1}
+    told = {"path": "", "folders": ["near", "trip"], "tables": [], "archives": [], "more": 0, "pictures": 1}
     assert listing(roots, "photos", "") == told
     assert listing(roots, "photos", "trip")["folders"] == ["day 1"]
     assert listing(roots, "photos", "near/day 1")["pictures"] == 1

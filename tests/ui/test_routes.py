@@ -18,6 +18,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from analysis.map import pca_map
+from analysis.update import encoder_of, update_gallery
 from memssl_core import paths
 from memssl_core.paths import without_folders
 from ui import wire
@@ -125,6 +126,20 @@ def test_endpoint_neighbours_and_card(client: TestClient):
     )
 
 
+def test_endpoint_search(client: TestClient, context: Context, tmp_path: Path):
+    workbench = context.workbench()
+    for seed in range(4):
+        photo(64, 48, seed).save(tmp_path / f"{seed}.png")
+    made = update_gallery("mine", str(tmp_path), encoder_of(workbench.model))
+    assert made is not None
+    image = send(client, {"name": "2.png", "mimeType": "image/png", "buffer": (tmp_path / "2.png").read_bytes()})
+    (rows,) = call(client, "search", image, "mine", 3, None)
+    assert [row["rank"] for row in rows] == [1, 2, 3] and rows[0]["uri"] == "2.png" and rows[0]["score"] > 0.999
+    (rows,) = call(client, "search", image, None, 3, None)
+    (neighbours,) = call(client, "neighbours", image, "memory", 3, None)
+    assert [row["id"] for row in rows] == [row["id"] for row in neighbours]
+
+
 def test_endpoint_map_points(client: TestClient, context: Context):
     for space in ("memory", "embedding"):
         file, told = call(client, "map_points", space, None)
@@ -156,6 +171,9 @@ def test_endpoints_say_what_is_wrong(client: TestClient):
         assert not list(Path(get_upload_folder()).rglob(Path(path).name))  # nor has Gradio brought it in
     for model in ("random:vit_giant", "timm:resnet18.a1_in1k", "bundle:/srv/mine", "0123456789ab"):
         assert "not served here" in error("model_card", model)
+    for gallery, k in (("nobody", 3), ("../x", 3), (None, 0), (None, 10**9)):
+        told = error("search", send(client, upload(photo(64, 48), "a.png", "PNG")), gallery, k, None)
+        assert "event: error" in told and "went wrong" not in told and str(paths.home()) not in told
     image = send(client, upload(photo(64, 48), "a.png", "PNG"))
     assert "ask for at most" in error("neighbours", image, "memory", 10**9, None)
 
@@ -165,6 +183,7 @@ def test_only_the_named_endpoints_are_public(client: TestClient):
         "/attention",
         "/match",
         "/neighbours",
+        "/search",
         "/map_points",
         "/model_card",
     }

@@ -90,6 +90,27 @@ def test_what_has_become_of_a_run_is_said_with_what_to_do(client: TestClient, ph
         assert not any(word in text for word in (str(photos), "/srv", "/home/ada", "ValueError", "Traceback"))
 
 
+STOPPED = '{"state": "stopped", "pid": 1, "process_start_s": 1, "steps": NaN, "step": "x", "heartbeat_s": "x", %s}'
+ODD = '"message": ["x"], "words": {}, "processes": "x", "started_s": {}'
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *[("status.json", told) for told in ("[" * 100_000, STOPPED % ODD)],
+        *[("job.json", told) for told in ("[" * 100_000, '{"kind": "train", "preset": ["smoke"], "started_s": "x"}')],
+        ("config.json", '{"data": "/srv/caf\\udce9", "lr": 1e999}'),
+        ("events.jsonl", '{"event": "alarm", "step": 1, "message": "\\ud800"}\n[[[\n5\n'),
+    ],
+)
+def test_a_damaged_run_does_not_hide_the_others(client: TestClient, file: str, content: str):
+    write_run("good", "stopped")
+    (write_run("bad", "stopped").path / file).write_text(content)
+    assert set(listed(client)) == {"good", "bad"}
+    for path in ("bad", "bad/events"):
+        assert "Something went wrong" not in client.get(f"/api/runs/{path}").text
+
+
 def test_a_run_in_detail(client: TestClient, photos: Path):
     job = write_run("first", step=20, kept=20, data=str(photos / "trip"))
     (job.path / "checkpoints" / "best-knn_top1.pt").touch()
@@ -186,13 +207,24 @@ def test_limits_hold_when_a_run_is_taken_up(ready: Future, started: list):
     assert 2_000_000 < bytes_below(paths.runs_dir()) < 2_100_000  # a file of two names counts once
 
 
+def test_what_runs_are_still_to_write_counts(ready: Future, started: list):
+    client = routes_of(Context("small", ready, training=Training(gigabytes=1)))
+    waiting = write_run("waiting", "waiting", disk_bytes=9e8)
+    write_run("first", "lost", step=5, disk_bytes=2e8)
+    assert "will take, 0.9 of 1 GB" in act(client, "first", "resume") and not started
+    waiting.write_status("stopped", disk_bytes=9e8)
+    assert act(client, "first", "resume") == ""
+
+
 def test_visitors_take_up_only_runs_on_declared_pictures(ready: Future, photos: Path, started: list):
     context = Context("small", ready, public=True, roots={"photos": photos}, training=Training())
     client = routes_of(context, login=lambda request: "ada")
-    for name, data in (("ours", str(photos / "trip")), ("drawn", "drawn:0:64"), ("foreign", "/srv/pictures")):
+    for name, data in (("ours", str(photos / "trip")), ("drawn", "drawn:0:64"), ("foreign", "/srv/pictures"),
+                       ("out", f"{photos}/../pictures"), ("hub", "hf:a/b")):  # fmt: skip
         write_run(name, "stopped", step=5, kept=5, data=data)
     assert act(client, "ours", "resume") == act(client, "drawn", "resume") == ""
-    assert "no folder that is declared" in act(client, "foreign", "resume") and len(started) == 2
+    for name in ("foreign", "out", "hub"):
+        assert "no folder that is declared" in act(client, name, "resume") and len(started) == 2
     told = client.get("/api/runs/foreign").json()
     assert told["data"] is None and "--data pictures --run-dir foreign" in told["command"] and "/srv" not in str(told)
 
@@ -236,6 +268,9 @@ def test_models_leave_the_accelerator_to_a_run_and_come_back():
     give_way(context)
     assert models.device.type == "cpu" and "training on CUDA, so the page's models are on the CPU" in banner(context)
     job.write_status("stopped")
+    with context.turns.take("model"):
+        give_way(context)  # the page does not wait for a long question
+    assert models.device.type == "cpu"
     give_way(context)
     assert models.device.type == "cuda" and banner(context) == ""
     job.write_status("running")

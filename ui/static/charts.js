@@ -204,7 +204,7 @@ export function lineChart({ title, unit = "", words = fixed(2), floor = null, is
     const [low, high] = range();
     const end = Math.max(1, data.end);
     scale = { x: (step) => left + ((right - left) * step) / end, y: (value) => bottom - ((bottom - top) * (value - low)) / (high - low) };
-    const last = `${count(end)} steps`;
+    const last = data.end ? `${count(end)} ${end === 1 ? "step" : "steps"}` : "";
     const room = right - widthOf(last, `12px ${ink.sans}`) - 24;
     const steps = isSmall ? [] : ticks(end, width < 420 ? 2 : 4).filter((step) => scale.x(step) < room);
     const lines = data.lines.filter((line) => line.x.length);
@@ -222,7 +222,7 @@ export function lineChart({ title, unit = "", words = fixed(2), floor = null, is
       width, height, margin: { l: left, r: width - right, t: top, b: height - bottom, pad: 0 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: ink.sans, size: 12, color: ink.muted }, showlegend: false, hovermode: lines.length ? "x" : false, hoverdistance: -1, spikedistance: -1, dragmode: false, shapes, separators: ".\u2009",
       xaxis: { ...axis, range: [0, end], showgrid: false, showticklabels: !isSmall, tickvals: steps, tickformat: ",d", showspikes: true, spikemode: "across", spikesnap: "hovered data", spikethickness: 1, spikedash: "solid", spikecolor: ink.outline },
-      yaxis: { ...axis, range: [low, high], showgrid: !isSmall, gridcolor: ink["plot-grid"], showticklabels: !isSmall, nticks: 6, ticklabelstandoff: 8 },
+      yaxis: { ...axis, range: [low, high], showgrid: !isSmall, gridcolor: ink["plot-grid"], showticklabels: !isSmall && (lines.length > 0 || data.chances.length > 0), nticks: 6, ticklabelstandoff: 8 },
     };
     await plotly.react(surface, traces, layout, { displayModeBar: false, doubleClick: false, showTips: false });
     if (!surface.dataset.heard) {
@@ -320,7 +320,7 @@ export function runCharts() {
     const isCompared = runs.length > 1;
     const [main] = runs;
     const of = runs.map((run) => run.name).join("/");
-    const end = Math.max(...runs.map((run) => run.steps ?? 1), ...runs.map((run) => run.curves.last("steps", "loss")?.step ?? 1));
+    const end = Math.max(...runs.map((run) => run.steps ?? 0), ...runs.map((run) => run.curves.last("steps", "loss")?.step ?? 0)); // 0: not known yet
     const marks = main.curves.marks.filter((mark) => mark.event in MARKED);
     FIGURES.forEach((figure, i) => {
       const keys = isCompared ? figure.keys.slice(0, 1) : figure.keys;

@@ -48,7 +48,7 @@ export function weight(w) {
 
 export function bytes(n) {
   if (n === null || n === undefined) return "size unknown";
-  return n >= 1e9 ? `${(n / 1e9).toFixed(1)} GB` : n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} MB` : `${Math.max(1, Math.round(n / 1e3))} kB`;
+  return n >= 1e9 ? `${(n / 1e9).toFixed(1)} GB` : n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} MB` : `${Math.max(Math.sign(n), Math.round(n / 1e3))} kB`;
 }
 
 // A stretch of time in words: "12 s", "3 min", "1 h 20 min"

@@ -68,9 +68,9 @@ function attentionOf(which, { facts: { rows, columns, attention_max: most }, arr
 function recalledRow(one, src) {
   const name = one.at < 0 ? "noise" : one.name || `slot ${count(one.slot)}`;
   const picture = one.pictured ? h("img", { src, alt: "", loading: "lazy" }) : h("i", { class: one.at < 0 ? "noise" : "" });
-  return h("span", { class: "recall" }, h("span", { class: "thumb" }, picture), h("span", { class: "name" }, name), h("b", {}, one.score.toFixed(2)));
+  return h("span", { class: "recall" }, h("span", { class: "thumb" }, picture), h("span", { class: "name" }, name), h("b", {}, one.score.toFixed(3)));
 }
-const recalledWords = (all) => all.map((one) => `${one.at < 0 ? "noise" : one.name || `slot ${one.slot}`} ${one.score.toFixed(2)}`).join(", ");
+const recalledWords = (all) => all.map((one) => `${one.at < 0 ? "noise" : one.name || `slot ${one.slot}`} ${one.score.toFixed(3)}`).join(", ");
 
 // `pick(step)`: a tile was clicked
 export function filmStrip({ pick }) {

@@ -2,13 +2,13 @@
 
 import { get, post } from "./ask.js";
 import { dialog, progressBar } from "./dialog.js";
-import { bytes, count, duration, h, note, rested } from "./dom.js";
+import { bytes, commandLine, count, duration, h, note, rested } from "./dom.js";
 import { isLive } from "./jobs.js";
 import { doors, session } from "./session.js";
 import { sources } from "./sources.js";
 
-const [LOOK_MS, REST_MS] = [1000, 400]; // between two looks at a job; after the last keystroke
-const NAME = /^[A-Za-z0-9][\w.-]{0,79}$/;
+const [LOOK_MS, REST_MS, FRESH_MS] = [1000, 400, 30_000]; // between two looks at a job; after the last keystroke; a list is up to date
+const LOST = { title: "The pictures did not arrive.", text: "The upload was interrupted or refused. Try again." };
 const TITLES = { make: "Make a gallery", update: "Update", again: "Embed again" };
 
 const some = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
@@ -22,16 +22,18 @@ function ago(then_s) {
 
 // What an update would do: "37 new · 2 moved · 1 gone"
 function changes(need) {
-  const parts = [["new", need.new], ["moved", need.moved], ["gone", need.gone]].filter(([, n]) => n).map(([what, n]) => `${count(n)} ${what}`);
+  const parts = [["new", need.new], ["moved", need.moved], ["gone", need.gone - need.moved]].filter(([, n]) => n).map(([what, n]) => `${count(n)} ${what}`);
   return parts.join(" · ") || "nothing new";
 }
 
-// `chosen(name)`: a gallery was picked here; `changed`: the list, or what stands in one, is another
-export function galleries({ upload, chosen, changed }) {
+// `chosen(name)`: a gallery was picked here; `deleted(name)`; `changed`: the list, or what stands in one, is another
+export function galleries({ upload, chosen, deleted, changed }) {
   let list = [];
   let live = {}; // name -> id of the job that makes it
-  let isTold = false;
-  let told = ""; // which model the list was asked for
+  let problems = {}; // name -> why the last job of it left nothing
+  let told = null; // handle of the model that the list was told for
+  let [asks, askedAt] = [null, 0]; // the last time that it was asked for
+  let failed = null; // why the list is not up to date
   let turn = 0;
   const jobs = new Map(); // id -> what was last heard of it
   const ended = new Map(); // name -> {title, text}: why a job of it left nothing
@@ -41,17 +43,19 @@ export function galleries({ upload, chosen, changed }) {
   async function refresh() {
     const mine = ++turn;
     const handle = session.facts.model?.handle ?? "";
+    [asks, askedAt] = [handle, performance.now()];
     const answer = await get(`api/galleries?model=${encodeURIComponent(handle)}`);
     if (mine !== turn) return;
-    if (answer && !answer.error) {
+    told = handle; // also of a server that does not answer: it is asked again after a while
+    failed = answer?.error ?? null;
+    if (answer && !failed) {
       list = answer.galleries;
       live = answer.live ?? {};
-      isTold = true;
-      told = handle;
+      problems = answer.problems ?? {};
       look();
     }
     draw();
-    changed(answer?.error ?? null);
+    changed();
   }
 
   let timer;
@@ -69,7 +73,6 @@ export function galleries({ upload, chosen, changed }) {
       if (job && isLive(job)) continue;
       delete live[name];
       isOver = true;
-      if (job?.state === "failed" || job?.state === "lost") ended.set(name, { title: `Gallery ${name} was not finished.`, text: job.message || "Its log in the list of jobs says more; the same again goes on with it." });
     }
     if (isOver) {
       clearTimeout(timer);
@@ -86,7 +89,7 @@ export function galleries({ upload, chosen, changed }) {
     doors.jobs?.();
     draw();
     look();
-    changed(null);
+    changed();
   }
   const stop = (name) => post(`api/jobs/${encodeURIComponent(live[name])}/stop`).then(look);
 
@@ -107,7 +110,7 @@ export function galleries({ upload, chosen, changed }) {
 
   function words(one) {
     const need = needed.get(one.name);
-    return [some(one.pictures, "picture"), need ? changes(need) : "", one.data, one.model ? `embedded by ${one.model}` : "", one.made_s ? ago(one.made_s) : "", one.bytes ? bytes(one.bytes) : ""].filter(Boolean).join(" · ");
+    return [some(one.pictures, "picture"), need ? changes(need) : "", one.data, one.model ? `with model ${one.model}` : "", one.updated_s ? `updated ${ago(one.updated_s)}` : "", one.index ? `index, recall@10 ${one.index.recall.toFixed(2)} measured` : "", one.bytes ? bytes(one.bytes) : ""].filter(Boolean).join(" · ");
   }
   function drawStatus() {
     const one = known(shown);
@@ -116,7 +119,7 @@ export function galleries({ upload, chosen, changed }) {
     status.hidden = !shown;
     if (!shown) return;
     const far = job?.step && job.total ? `${count(job.step)} of ${count(job.total)}` : "";
-    part.line.textContent = live[shown] ? [one?.pictures ? some(one.pictures, "picture") : "", job?.stopping ? "stopping" : job?.words || "getting ready", far].filter(Boolean).join(" · ") : one ? words(one) : "";
+    part.line.textContent = live[shown] ? [one?.pictures ? some(one.pictures, "picture") : "", job?.stopping ? "stopping" : job?.words || "starting", far].filter(Boolean).join(" · ") : one ? words(one) : "";
     part.skipped.hidden = !one?.skipped || !isOurs || Boolean(live[shown]);
     part.skipped.textContent = one?.skipped ? `${count(one.skipped)} skipped` : "";
     part.look.hidden = !isOurs || !one?.pictures || !one.fits || Boolean(live[shown]) || needed.has(shown);
@@ -127,7 +130,7 @@ export function galleries({ upload, chosen, changed }) {
     part.stop.disabled = Boolean(job?.stopping);
     part.bar.node.classList.toggle("none", !live[shown]);
     part.bar.show(job?.step ?? 0, job?.state === "running" ? job.total : null);
-    const why = ended.get(shown) ?? (need?.problems.length ? { title: "It cannot be updated now.", text: need.problems.join(" ") } : null);
+    const why = ended.get(shown) ?? (problems[shown] && !live[shown] ? { title: `The last update of gallery ${shown} was not finished.`, text: problems[shown] } : need?.problems.length ? { title: "It cannot be updated now.", text: need.problems.join(" ") } : null);
     if (part.problem.dataset.why !== JSON.stringify(why)) part.problem.replaceChildren(...(why ? [note(why)] : []));
     part.problem.dataset.why = JSON.stringify(why);
   }
@@ -169,20 +172,20 @@ export function galleries({ upload, chosen, changed }) {
   const trouble = h("div", { class: "slot", "aria-live": "polite" });
   const shelf = h("div", { class: "cardbody" }, rows, trouble, h("div", { class: "line" }, fresh));
 
-  const from = sources({ kinds: ["folder", "zip", "uploads", "drawn", "hub"], left: leave, chosen: ask, typed: () => { leave(); rest(); }, failed: fail, drawn: 1000 });
+  const from = sources({ kinds: ["folder", "zip", "uploads", "drawn"], left: leave, chosen: ask, typed: () => { leave(); rest(); }, failed: fail, drawn: 1000 });
   const rest = rested(REST_MS, ask);
   const about = h("p");
   const choice = h("div", { class: "choice" }, from.nodes);
-  const name = h("input", { type: "text", maxlength: "80", autocomplete: "off", spellcheck: "false", "aria-describedby": "gallery-name-why", oninput: () => { name.dataset.own = name.value ? "yes" : ""; showButton(); leave(); rest(); } });
-  const nameWhy = h("span", { class: "meta", id: "gallery-name-why" }, "Letters, digits, dots, dashes and underscores.");
-  const field = h("label", { class: "fld" }, h("span", { class: "lab" }, "Name of the gallery"), name, nameWhy);
+  const name = h("input", { type: "text", maxlength: "80", autocomplete: "off", spellcheck: "false", oninput: () => { name.dataset.own = name.value ? "yes" : ""; leave(); rest(); } });
+  const field = h("label", { class: "fld" }, h("span", { class: "lab" }, "Name of the gallery"), name);
+  const command = commandLine();
   const needs = h("dl", { class: "facts need" });
   const problem = h("div", { class: "slot", "aria-live": "polite" });
   const busy = h("span", { class: "meta", role: "status" });
   const go = h("button", { type: "submit", class: "btn pri" });
   const back = h("button", { type: "button", class: "btn", onclick: () => showShelf() }, "Back");
   const asking = h("form", { class: "cardbody", novalidate: true, onsubmit: (event) => { event.preventDefault(); submit(); } },
-    about, choice, field, needs, problem, h("div", { class: "line spread" }, busy, h("div", { class: "line" }, back, go)));
+    about, choice, field, needs, command.node, problem, h("div", { class: "line spread" }, busy, h("div", { class: "line" }, back, go)));
   const box = dialog("galleries", "Galleries", h("div", {}, shelf, asking), { onclose: () => { asked++; form = null; } });
 
   function pill(one) {
@@ -210,7 +213,10 @@ export function galleries({ upload, chosen, changed }) {
   async function remove(which) {
     const answer = await post(`api/galleries/${encodeURIComponent(which)}/delete`);
     trouble.replaceChildren(...(answer.error ? [note(answer.error)] : []));
-    if (!answer.error) needed.delete(which);
+    if (!answer.error) {
+      needed.delete(which);
+      deleted(which);
+    }
     await refresh();
     fresh.focus();
   }
@@ -230,6 +236,7 @@ export function galleries({ upload, chosen, changed }) {
   let asked = 0; // of the wish on screen
   let need = null; // what the server said of it
   let isBusy = false;
+  let sent = {}; // {of: the files, uploads: where they went}
   function showForm(what) {
     form = what;
     const model = session.facts.model.name;
@@ -249,7 +256,16 @@ export function galleries({ upload, chosen, changed }) {
     else ask();
     if (box.isOpen) (what.how === "make" ? choice.querySelector("button") : back)?.focus();
   }
-  const wish = () => ({ name: name.value.trim(), data: form.how === "make" ? from.data() : null, model: session.facts.model.handle, again: form.how === "again" });
+  // what is asked for; uploads are sent once, as the server looks at them before it says what they take
+  async function wish() {
+    const asks = { name: form.how !== "make" || name.dataset.own ? name.value.trim() : "", data: form.how === "make" ? from.data() : null, model: session.facts.model.handle, again: form.how === "again" };
+    const { files } = from;
+    if (asks.data && files.length) {
+      if (sent.of !== files) sent = { of: files, uploads: await from.send(upload, (words) => { busy.textContent = words; }) };
+      asks.data.uploads = sent.uploads;
+    }
+    return asks;
+  }
 
   function leave() {
     asked++;
@@ -257,40 +273,42 @@ export function galleries({ upload, chosen, changed }) {
     busy.textContent = "";
     showNeed();
   }
-  function suggest() { // a name that no gallery has yet
-    if (name.dataset.own) return;
-    const data = from.data();
-    const what = { folder: data.path?.split("/").pop() || data.root, hub: data.name?.split("/").pop(), drawn: `drawn-${data.count}`, zip: from.files[0]?.name.replace(/\.zip$/i, ""), uploads: "uploads" }[data.kind] ?? "";
-    const stem = what.normalize("NFKD").replace(/[^\w.-]+/g, "-").replace(/^[^A-Za-z0-9]+|[-.]+$/g, "").slice(0, 60) || "gallery";
-    name.value = [stem, ...Array.from({ length: 98 }, (_, i) => `${stem}-${i + 2}`)].find((one) => !known(one)) ?? "";
-  }
   async function ask() {
     if (!form || (form.how === "make" && !from.isTold)) return;
     leave();
     const mine = asked;
     fail(null);
-    if (form.how === "make") suggest();
-    if (!NAME.test(name.value.trim())) { fail({ title: "This cannot name a gallery.", text: nameWhy.textContent }); return; }
-    if (form.how === "make" && known(name.value.trim())) { fail({ title: "There is a gallery of this name already.", text: "Choose another name, or update that one." }); return; }
     busy.textContent = "Looking at the pictures…";
-    const answer = await post("api/galleries/need", wish());
+    let answer;
+    try {
+      const asks = await wish();
+      if (mine !== asked) return;
+      busy.textContent = "Looking at the pictures…";
+      const taken = form.how === "make" && known(asks.name);
+      answer = taken ? { error: { title: "There is a gallery of this name already.", text: "Choose another name, or update that one." } } : await post("api/galleries/need", asks);
+    } catch {
+      answer = { error: LOST };
+    }
     if (mine !== asked) return;
     busy.textContent = "";
     if (answer.error) { fail(answer.error); return; }
     need = answer;
-    if (need.problems?.length) fail({ title: "This cannot be done here.", text: need.problems.join(" ") });
+    name.value = need.name;
+    command.text = need.command;
+    if (need.problems.length) fail({ title: "This cannot be done here.", text: need.problems.join(" ") });
     showNeed();
   }
   function showNeed() {
-    const of = (key, written) => (need && need[key] !== null && need[key] !== undefined ? written(need[key]) : "–");
-    const room = (key) => (need && need[`${key}_bytes`] !== undefined ? `about ${bytes(need[`${key}_bytes`])}${need[`${key}_free_bytes`] ? `, ${bytes(need[`${key}_free_bytes`])} free` : ""}` : "–");
-    const skips = need?.skipped ? `, ${count(need.skipped)} will be skipped` : "";
-    const lines = [["Pictures found", of("pictures", count)], ["To embed", need ? `${of("new", count)}${skips}` : "–"], ["Time", of("seconds", (s) => (s ? `about ${duration(s)} once it has started` : "a moment"))], ["Main memory", room("ram")], ["Disk", room("disk")]];
-    needs.replaceChildren(...lines.flatMap(([what, value]) => [h("dt", {}, what), h("dd", {}, value)]));
+    const free = (what) => `about ${bytes(need[`${what}_bytes`])}, ${bytes(need[`${what}_free_bytes`])} free`;
+    const values = need ? [count(need.pictures), [count(need.new + need.moved), need.moved ? `of which ${count(need.moved)} have most likely only moved` : "", need.skipped ? `${count(need.skipped)} will be skipped` : ""].filter(Boolean).join(", "),
+      need.seconds ? `about ${duration(need.seconds)} once it has started` : "a moment", free("ram"), free("disk")] : Array(5).fill("–");
+    if (need?.gone > need?.moved) values[0] += `, ${count(need.gone - need.moved)} gone since`;
+    needs.replaceChildren(...["Pictures found", "To embed", "Time", "Main memory", "Disk"].flatMap((what, i) => [h("dt", {}, what), h("dd", {}, values[i])]));
+    command.node.hidden = !need?.command;
     showButton();
   }
   function showButton() {
-    go.disabled = isBusy || !need || Boolean(need.problems?.length) || !NAME.test(name.value.trim());
+    go.disabled = isBusy || !need || need.problems.length > 0;
   }
   function fail(error) {
     problem.replaceChildren(...(error ? [note(error)] : []));
@@ -303,16 +321,14 @@ export function galleries({ upload, chosen, changed }) {
     showButton();
     fail(null);
     try {
-      const asks = wish();
-      if (from.files.length && ["uploads", "zip"].includes(asks.data?.kind)) asks.data.uploads = await from.send(upload, (words) => { busy.textContent = words; });
-      const answer = await post("api/galleries/update", asks);
+      const answer = await post("api/galleries/update", { ...await wish(), name: need.name });
       if (answer.error) { fail(answer.error); return; }
-      started(asks.name, answer.job);
+      started(answer.name, answer.job);
       from.clearFiles();
       box.close();
-      chosen(asks.name);
+      chosen(answer.name);
     } catch {
-      fail({ title: "The pictures did not arrive.", text: "The upload was interrupted or refused. Try again." });
+      fail(LOST);
     } finally {
       isBusy = false;
       busy.textContent = "";
@@ -333,7 +349,9 @@ export function galleries({ upload, chosen, changed }) {
     node: box.node,
     status,
     get list() { return list; },
-    get isTold() { return isTold && told === (session.facts.model?.handle ?? ""); },
+    get isTold() { return told !== null && told === session.facts.model?.handle; },
+    get isFresh() { return asks === session.facts.model?.handle && performance.now() - askedAt < FRESH_MS; },
+    get failed() { return failed; },
     known,
     isLive: (which) => Boolean(live[which]),
     refresh,

@@ -50,9 +50,13 @@ function keepTab() {
   if (!tabs?.querySelector("button[role=tab]")) { requestAnimationFrame(keepTab); return; }
   const wanted = session.link.get("tab");
   if (wanted) showTab(wanted[0].toUpperCase() + wanted.slice(1));
+  const bringIn = (tab) => tab?.scrollIntoView({ block: "nearest", inline: "nearest" }); // the row scrolls on a phone
+  requestAnimationFrame(() => bringIn(tabs.querySelector(":scope > .tab-wrapper button[aria-selected=true]")));
   tabs.addEventListener("click", ({ target }) => {
     const tab = target.closest("#tabs > .tab-wrapper button[role=tab]");
-    if (tab) writeLink({ tab: tab.textContent.trim().toLowerCase() });
+    if (!tab) return;
+    bringIn(tab);
+    writeLink({ tab: tab.textContent.trim().toLowerCase() });
   });
 }
 

@@ -15,6 +15,7 @@ const PATIENCE_MS = 20_000; // that a stop may take before killing is offered
 const SAVING_MS = 60_000; // that "Save now" waits for its checkpoint
 const ALARMS = 3; // that are shown; earlier ones are folded
 const RETOLD = ["saved", "snapshot", "started", "resumed"]; // marks after which a run is asked about anew
+const OPENING = ["open", "publish"]; // verbs that bring a model first
 const ENDS = ["stopped", "finished", "failed"];
 
 // "14:02", or with the day when that was another one
@@ -36,8 +37,8 @@ export function runView({ act, changed = () => {} }) {
   let isOff = true; // stopped, and nothing is asked
   let stopSeen_ms = null; // when the run was first seen saving
   let saveAsked = null; // {marks, at_ms} when "Save now" was clicked
-  let isBusy = false; // a button's answer is under way
-  let problem = null; // what it was
+  let busy = null; // the verb of the button whose answer is under way
+  let problem = null; // what it was: {title, text, stood, isSilent}; it goes when the run stands otherwise, or the server answers again
 
   // ---- what stands where
   const name = h("h2", { class: "runname", tabindex: "-1" });
@@ -54,7 +55,8 @@ export function runView({ act, changed = () => {} }) {
   const trouble = h("div", { class: "slot", "aria-live": "polite" });
   const failure = h("div", { class: "slot" });
   const alarms = h("div", { class: "slot alarms", "aria-live": "polite" });
-  const head = h("header", { class: "runhead" }, h("div", { class: "line" }, name, renaming, pill, rename, about), bar.node, figures, buttons, status, trouble, failure, alarms);
+  const titles = h("div", { class: "line" }, name, renaming, pill, rename, about);
+  const head = h("header", { class: "runhead" }, titles, bar.node, figures, buttons, status, trouble, failure, alarms);
   const charts = runCharts();
   const film = filmStrip({ pick: lookAt });
   const turning = turningMemory({ pick: lookAt });
@@ -94,6 +96,7 @@ export function runView({ act, changed = () => {} }) {
       track.detail = detail;
     }
     track.problem = null;
+    if (problem?.isSilent) problem = null; // it answers again
     track.told = state;
     track.isDue = isLive(track.row) || track.row.rev !== rev; // what changed meanwhile is asked for again
     if (since > 0 && isLive(track.row) && answer.marks.some((mark) => ENDS.includes(mark.event))) changed();
@@ -125,20 +128,21 @@ export function runView({ act, changed = () => {} }) {
 
   // ---- doing
   async function doIt(verb, body) {
-    isBusy = true;
+    busy = verb;
     problem = null;
     if (verb === "save") saveAsked = { saves: savesOf(main).length, at_ms: performance.now() };
     drawHead();
     const mine = main;
     const answer = (await act(main.row.id, verb, body)) ?? {};
-    isBusy = false;
+    busy = null;
     if (answer.error) saveAsked = null;
     if (mine === main) {
-      problem = answer.error ?? null;
+      problem = answer.error ? { ...answer.error, stood: standing(main.row), isSilent: answer.silent } : null;
       drawHead();
     }
     return answer;
   }
+  const standing = ({ state, stopping }) => `${state} ${stopping}`;
   const savesOf = (track) => track.curves.marks.filter((mark) => mark.event === "saved");
 
   function startRenaming() {
@@ -156,7 +160,7 @@ export function runView({ act, changed = () => {} }) {
   function edit(on) { renaming.hidden = !on; name.hidden = rename.hidden = on; }
   async function finishRenaming() {
     const wanted = field.value.trim();
-    if (isBusy) return;
+    if (busy) return;
     if (!wanted || wanted === main.row.id) { endRenaming(); return; }
     if ((await doIt("rename", { name: wanted })).error) field.focus();
     else edit(false);
@@ -178,7 +182,7 @@ export function runView({ act, changed = () => {} }) {
   function actions({ state, stopping, saving, has_checkpoint: isSaved }) {
     const button = (label, verb, { kind = "", body, go = () => doIt(verb, body), disabled = false } = {}) => ({ label, kind, go, disabled });
     const open = ["Attention", "Memory"].map((tab) => button(`Open in ${tab}`, "open", { body: { tab } }));
-    const rest = [...(isSaved ? [button("Publish…", "publish")] : []), button("Duplicate…", "duplicate"), button("Delete…", "delete", { kind: "danger", go: askDelete })];
+    const rest = [...(isSaved && !session.facts.public ? [button("Publish…", "publish")] : []), button("Duplicate…", "duplicate"), button("Delete…", "delete", { kind: "danger", go: askDelete })];
     if (isLive({ state })) {
       const isSaving = saving || Boolean(saveAsked);
       const stop = state === "waiting" ? (stopping ? "Stopping…" : "Stop") : stopping ? "Saving…" : "Stop and save";
@@ -200,7 +204,7 @@ export function runView({ act, changed = () => {} }) {
     if (told === buttonsTold) return; // one of them may have the focus
     buttonsTold = told;
     const focused = buttons.contains(document.activeElement) ? document.activeElement.textContent : null;
-    buttons.replaceChildren(...all.map(({ label, kind, go, disabled }) => h("button", { type: "button", class: `btn ${kind}`, disabled, onclick: () => { if (!isBusy) go(); } }, label)));
+    buttons.replaceChildren(...all.map(({ label, kind, go, disabled }) => h("button", { type: "button", class: `btn ${kind}`, disabled, onclick: () => { if (!busy) go(); } }, label)));
     if (focused === null) return;
     const same = [...buttons.children].find((one) => one.textContent === focused && !one.disabled);
     (same ?? name).focus({ preventScroll: true }); // not lost at the top of the page
@@ -209,6 +213,7 @@ export function runView({ act, changed = () => {} }) {
   function statusWords(row) {
     const { state, stopping, words, step } = row;
     const told = sentence(words);
+    if (OPENING.includes(busy)) return "Opening it as a model.";
     if (state === "waiting") return stopping ? "It ends without having begun." : told || "Starting.";
     if (state === "running" && stopping) return words ? `Saving: ${words}.` : "Saving, then the run stops.";
     if (state === "running") {
@@ -273,6 +278,7 @@ export function runView({ act, changed = () => {} }) {
       justSaved = savesOf(main).length > saveAsked.saves;
       saveAsked = null;
     }
+    if (problem && problem.stood !== standing(row)) problem = null;
     stopSeen_ms = row.stopping && isLive(row) ? stopSeen_ms ?? performance.now() : null;
     name.textContent = row.id;
     if (renaming.hidden) rename.hidden = isLive(row);
@@ -285,9 +291,11 @@ export function runView({ act, changed = () => {} }) {
     drawButtons(row);
     const words = statusWords(row);
     if (status.textContent !== words) status.textContent = words;
+    status.hidden = !words && !isLive(row); // of one that goes on its place is kept
     const told = problem ?? main.problem;
     if (trouble.dataset.told !== JSON.stringify(told ?? null)) {
       trouble.dataset.told = JSON.stringify(told ?? null);
+      (renaming.hidden ? status : titles).after(trouble); // beside what has caused it
       trouble.replaceChildren(...(told ? [note(told)] : []));
     }
     drawFailure(row);
@@ -314,7 +322,7 @@ export function runView({ act, changed = () => {} }) {
   }
   function draw() {
     drawHead();
-    charts.show([main, ...others].map((track) => ({ name: track.row.id, curves: track.curves, detail: track.detail, steps: track.row.steps })));
+    charts.show([main, ...others].map((track) => ({ name: track.row.id, curves: track.curves, detail: track.detail, steps: track.row.steps ?? track.detail?.config.steps ?? null })));
     drawSnapshots();
     if (main.detail) command.text = main.detail.command;
   }

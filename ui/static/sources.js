@@ -1,9 +1,10 @@
 // "Pictures from": a declared folder, or a file in it, the drawn gallery, a data set of the Hub, or an upload.
 
 import { get } from "./ask.js";
-import { count, h, icon, segmented } from "./dom.js";
+import { bytes, count, h, icon, segmented } from "./dom.js";
 
 const MAX_UPLOADS = 200;
+const ZIP = /\.zip$/i;
 const TITLES = { folder: "Folder", drawn: "Drawn gallery", hub: "Hub data set", uploads: "Upload", zip: "Zip file" };
 
 // `kinds`: what is offered, where the server allows it. `left` hears that what was chosen no longer is, `chosen` that
@@ -11,8 +12,8 @@ const TITLES = { folder: "Folder", drawn: "Drawn gallery", hub: "Hub data set", 
 export function sources({ kinds, drawn: first = 1000, left, chosen, typed, failed }) {
   let kind = null;
   let at = { root: "", path: "" };
-  let table = null; // the name of a table in that folder, when it is what was chosen
-  let files = [];
+  let table = null; // the name of a table or zip in that folder, when it is what was chosen
+  const picked = { uploads: [], zip: [] }; // files
   let choices;
 
   const offered = h("div");
@@ -21,13 +22,18 @@ export function sources({ kinds, drawn: first = 1000, left, chosen, typed, faile
   const folders = h("ul", { class: "folders" });
   const drawn = h("input", { type: "number", min: "1", max: "100000", value: String(first), oninput: typed });
   const hub = h("input", { type: "text", class: "mono", placeholder: "OWNER/NAME, if need be :SPLIT", autocomplete: "off", spellcheck: "false", oninput: typed });
-  const chooser = h("input", { type: "file", multiple: true, accept: "image/*", class: "file", tabindex: "-1", "aria-hidden": "true", onchange: () => { files = [...chooser.files]; showFiles(); chosen(); } });
-  const told = h("span", { class: "meta" });
+  const chooser = (which, props) => {
+    const input = h("input", { type: "file", class: "file", tabindex: "-1", "aria-hidden": "true", ...props, onchange: () => { picked[which] = [...input.files]; showFiles(); chosen(); } });
+    return { input, told: h("span", { class: "meta" }) };
+  };
+  const choosers = { uploads: chooser("uploads", { multiple: true, accept: "image/*" }), zip: chooser("zip", { accept: ".zip,application/zip" }) };
+  const chooserPanel = (which, words) => h("div", { class: "line" }, h("button", { type: "button", class: "btn", onclick: () => choosers[which].input.click() }, words), choosers[which].input, choosers[which].told);
   const panels = {
     folder: h("div", { class: "browse" }, h("div", { class: "line" }, roots, crumbs), folders),
     drawn: h("label", { class: "fld" }, h("span", { class: "lab" }, "Pictures of the drawn gallery"), drawn),
     hub: h("label", { class: "fld" }, h("span", { class: "lab" }, "Data set on the Hub"), hub),
-    uploads: h("div", { class: "line" }, h("button", { type: "button", class: "btn", onclick: () => chooser.click() }, "Choose pictures"), chooser, told),
+    uploads: chooserPanel("uploads", "Choose pictures"),
+    zip: chooserPanel("zip", "Choose a zip"),
   };
 
   function choose(which) {
@@ -55,33 +61,35 @@ export function sources({ kinds, drawn: first = 1000, left, chosen, typed, faile
     const here = answer.pictures ? `${count(answer.pictures)} picture${answer.pictures > 1 ? "s" : ""} here` : "no pictures directly here";
     folders.replaceChildren(
       ...answer.folders.map((one) => h("li", {}, h("button", { type: "button", class: "row", onclick: () => enter(root, [...steps, one].join("/")) }, icon("folder"), h("span", {}, one)))),
-      ...(answer.tables ?? []).map((one) => h("li", {}, h("button", { type: "button", class: "row", "aria-pressed": String(one === table), "data-table": one, onclick: () => pick(one) }, icon("table"), h("span", {}, one)))),
+      ...[...(answer.tables ?? []), ...(kinds.includes("zip") ? answer.archives ?? [] : [])].map((one) => h("li", {}, h("button", { type: "button", class: "row", "aria-pressed": String(one === table), "data-table": one, onclick: () => pick(one) }, icon("table"), h("span", {}, one)))),
       h("li", { class: "meta" }, [here, answer.more ? `${count(answer.more)} more folders are not listed` : ""].filter(Boolean).join(" · ")));
     chosen();
   }
 
-  function pick(name) { // a table, or by a second press the folder again
+  function pick(name) { // a table or zip, or by a second press the folder again
     table = name === table ? null : name;
     for (const row of folders.querySelectorAll("[data-table]")) row.setAttribute("aria-pressed", String(row.dataset.table === table));
     chosen();
   }
 
   function showFiles() {
-    const over = files.length > MAX_UPLOADS ? `, of which the first ${MAX_UPLOADS} are taken` : "";
-    told.textContent = files.length ? `${count(files.length)} chosen${over}` : `up to ${MAX_UPLOADS}`;
-    files = files.slice(0, MAX_UPLOADS);
+    const { uploads, zip } = picked;
+    const over = uploads.length > MAX_UPLOADS ? `, of which the first ${MAX_UPLOADS} are taken` : "";
+    choosers.uploads.told.textContent = uploads.length ? `${count(uploads.length)} chosen${over}` : `up to ${MAX_UPLOADS}`;
+    choosers.zip.told.textContent = zip.length ? `${zip[0].name}, ${bytes(zip[0].size)}` : "of pictures, up to 50 MB; a larger one can be chosen in a folder";
+    picked.uploads = uploads.slice(0, MAX_UPLOADS);
   }
 
   return {
     nodes: [h("div", { class: "fld" }, h("span", { class: "lab" }, "Pictures from"), offered), ...Object.values(panels)],
-    get files() { return files; },
-    get isTold() { return Boolean({ folder: at.root, drawn: drawn.value > 0, hub: hub.value.trim(), uploads: files.length }[kind]); },
+    get files() { return picked[kind] ?? []; },
+    get isTold() { return Boolean({ folder: at.root, drawn: drawn.value > 0, hub: hub.value.trim() }[kind] ?? picked[kind]?.length); },
     // {kind, …} as the server's routes take it
     data() {
-      if (kind === "folder") return { kind, root: at.root, path: [at.path, table].filter(Boolean).join("/") };
+      if (kind === "folder") return { kind: ZIP.test(table ?? "") ? "zip" : kind, root: at.root, path: [at.path, table].filter(Boolean).join("/") };
       if (kind === "drawn") return { kind, count: Number(drawn.value) };
       if (kind === "hub") return { kind, name: hub.value.trim() };
-      return { kind, count: files.length };
+      return { kind, count: picked[kind].length };
     },
     // Offer what there is, and open what was chosen before, or `data`
     show({ roots: names, offline }, data = null) {
@@ -91,10 +99,10 @@ export function sources({ kinds, drawn: first = 1000, left, chosen, typed, faile
       offered.replaceChildren(choices.node, ...(names.length ? [] : [h("p", { class: "meta" }, "To choose a folder here, start the page with ", h("code", {}, "--root photos=DIR"), ".")]));
       roots.replaceChildren(...names.map((one) => h("option", { value: one }, one)));
       roots.hidden = names.length < 2;
-      if (data?.kind === "folder") {
+      if (data?.root) {
         at = { root: data.root, path: data.path };
         table = null;
-        if (/\.parquet$/i.test(data.path)) {
+        if (/\.(parquet|zip)$/i.test(data.path)) {
           const cut = data.path.lastIndexOf("/");
           [at.path, table] = [data.path.slice(0, Math.max(0, cut)), data.path.slice(cut + 1)];
         }
@@ -103,11 +111,24 @@ export function sources({ kinds, drawn: first = 1000, left, chosen, typed, faile
       if (data?.kind === "drawn") drawn.value = data.count;
       if (data?.kind === "hub") hub.value = data.name;
       showFiles();
-      choose(found.includes(data?.kind) ? data.kind : found.includes(kind) ? kind : found[0]);
+      choose(data?.root && found.includes("folder") ? "folder" : found.includes(data?.kind) ? data.kind : found.includes(kind) ? kind : found[0]);
+    },
+    // Upload the chosen files one by one: [{path, name}, …]; `tell` hears how far it is
+    async send(upload, tell) {
+      const sent = [];
+      const { files } = this;
+      for (const file of files) {
+        tell(kind === "zip" ? `Sending ${bytes(file.size)}` : `Sending pictures: ${sent.length} of ${files.length}`);
+        const { path } = await upload(file);
+        sent.push({ path, name: file.name });
+      }
+      return sent;
     },
     clearFiles() {
-      files = [];
-      chooser.value = "";
+      for (const which of Object.keys(picked)) {
+        picked[which] = [];
+        choosers[which].input.value = "";
+      }
       showFiles();
     },
   };

@@ -3,7 +3,7 @@
 import { get, post } from "./ask.js";
 import { count, duration, h, note, showTab } from "./dom.js";
 import { TINTS, WORDS, isLive } from "./jobs.js";
-import { openModel } from "./opening.js";
+import { openModel, opening } from "./opening.js";
 import { runView } from "./runview.js";
 import { doors, session, whileVisible, writeLink } from "./session.js";
 import { trainForm } from "./trainform.js";
@@ -23,6 +23,14 @@ function line(run) {
     return [far || "getting ready", run.words || left, run.alarm].filter(Boolean).join(" · ");
   }
   return [far, run.state === "finished" && run.worked_s ? duration(run.worked_s) : ""].filter(Boolean).join(" · ");
+}
+
+// An alert is read aloud when it is put there, so once
+function say(slot, what) {
+  const told = JSON.stringify(what);
+  if (slot.dataset.told === told) return;
+  slot.dataset.told = told;
+  slot.replaceChildren(...(what ? [note(what)] : []));
 }
 
 export function mount({ element }) {
@@ -105,12 +113,9 @@ export function mount({ element }) {
       draw();
       return {};
     }
-    if (verb === "open") {
-      if (await openModel(`run:${name}`, { title: name })) showTab(body.tab);
-      return {};
-    }
-    if (verb === "publish") {
-      if (!await openModel(`run:${name}`, { title: name })) return {};
+    if (verb === "open" || verb === "publish") {
+      if (!await openModel(`run:${name}`, { title: name })) return notOpened();
+      if (verb === "open") { showTab(body.tab); return {}; }
       if (!session.facts.model.publishable) return { error: { title: "It cannot be published as it is.", text: "Only a bundle on this machine can be; a run writes its own when it is stopped or finished." } };
       doors.publish();
       return {};
@@ -124,6 +129,14 @@ export function mount({ element }) {
     await look();
     if (!answer.error && ["delete", "rename"].includes(verb)) (rows.get(chosen)?.part.row ?? (runs.length ? fresh : first)).focus();
     return answer;
+  }
+
+  // Why a model has not come, said once: beside the button where that is on screen, else in the header
+  function notOpened() {
+    const { problem: what } = opening;
+    if (!what || element.offsetParent === null) return {}; // another one was wished meanwhile
+    opening.forget();
+    return { error: { title: what.title, text: what.text } };
   }
 
   // ---- which one
@@ -150,7 +163,8 @@ export function mount({ element }) {
     isNew = false;
     compared = [];
     await look();
-    rows.get(name)?.part.row.focus();
+    main.scrollIntoView(); // the form was longer
+    rows.get(name)?.part.row.focus({ preventScroll: true });
   }
   function tick(name, on) {
     compared = compared.filter((one) => one !== name);
@@ -181,7 +195,7 @@ export function mount({ element }) {
     total.textContent = isTold ? count(runs.length) : "";
     compare.hidden = runs.length < 2 || isNew;
     compare.setAttribute("aria-pressed", String(isComparing));
-    trouble.replaceChildren(...(problem ? [note({ title: problem.title, text: isTold ? "What is shown is what it said last; it is asked again." : problem.text })] : []));
+    say(trouble, problem && { title: problem.title, text: isTold ? "What is shown is what it said last; it is asked again." : problem.text });
     for (const name of rows.keys()) if (!runs.some((one) => one.id === name)) rows.delete(name);
     const nodes = runs.map((one) => {
       if (!rows.has(one.id)) rows.set(one.id, makeRow(one.id));
@@ -214,7 +228,7 @@ export function mount({ element }) {
     drawList();
     const one = isNew ? null : runs.find((other) => other.id === chosen) ?? null;
     const isGone = isTold && !isNew && chosen && !one;
-    gone.replaceChildren(...(isGone ? [note({ title: "This run is not here (any more).", text: `${chosen}: it has been renamed or deleted.` })] : []));
+    say(gone, isGone ? { title: "This run is not here (any more).", text: `${chosen}: it has been renamed or deleted.` } : null);
     form.node.hidden = !isNew;
     run.node.hidden = !one;
     if (!isNew) form.hide();

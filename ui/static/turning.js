@@ -205,7 +205,7 @@ export function turningMemory({ pick }) {
       time.value = Math.max(0, all.indexOf(step));
       time.input.disabled = all.length < 2;
       play.disabled = all.length < 2;
-      if (isOther) draw();
+      if (isOther || step === null) draw();
       drawLive();
     },
   };
