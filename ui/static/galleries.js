@@ -350,6 +350,7 @@ export function galleries({ upload, chosen, deleted, changed }) {
     status,
     get list() { return list; },
     get isTold() { return told !== null && told === session.facts.model?.handle; },
+    get wasTold() { return told !== null; },
     get isFresh() { return asks === session.facts.model?.handle && performance.now() - askedAt < FRESH_MS; },
     get failed() { return failed; },
     known,

@@ -60,6 +60,7 @@ const without = (list, one) => list.filter((other) => wordOf(other) !== wordOf(o
 const placeOf = (words) => (words?.startsWith("gallery:") ? { kind: "gallery", name: words.slice(8) } : words in SPACE_WORDS ? { kind: "memory", space: words } : null);
 const named = (place) => (place.kind === "gallery" ? `gallery:${place.name ?? ""}` : place.space);
 const wordsOf = (place) => (place.kind === "gallery" ? `gallery ${place.name}` : SPACE_WORDS[place.space]);
+const below = (x, digits) => (Math.floor(x * 10 ** digits) / 10 ** digits).toFixed(digits); // so that what is at x is not cut off
 const fileOf = (path) => path?.split("/").pop() || "";
 
 export function mount({ element, props, trigger, watch, upload }) {
@@ -168,7 +169,7 @@ export function mount({ element, props, trigger, watch, upload }) {
   // ---- the query
   const pictureOf = (handle) => session.pictures.find((one) => one.handle === handle);
   const end = (one) => (one.handle ? { query: asAsked(one), name: pictureOf(one.handle)?.name ?? "picture", thumb: `api/picture/${one.handle}` } : { query: asAsked(one), name: one.name, thumb: one.thumb });
-  const asQuery = ({ id, place, name, thumb }) => ({ id, place, name, thumb });
+  const asQuery = ({ id, place, name, uri, thumb }) => ({ id, place, name, uri, thumb });
   function drop(list, one) {
     if (list === queries) queries = without(queries, one);
     else less = without(less, one);
@@ -342,7 +343,7 @@ export function mount({ element, props, trigger, watch, upload }) {
     title.textContent = hits.length === 1 ? "The only one" : `${count(hits.length)} most alike`;
     const of = kept < total ? `of ${count(kept)} that pass the filters` : `of ${count(total)}`;
     const how = found.exact ? "exact" : `index, recall@10 ${found.recall === null ? "not" : found.recall.toFixed(2)} measured`;
-    meta.textContent = [of, where, folded ? `${count(folded)} near-duplicate${folded > 1 ? "s" : ""} folded` : "", how, seconds(found.time_s)].filter(Boolean).join(" · ");
+    meta.textContent = [of, where, folded ? `${count(folded)} near-duplicate${folded > 1 ? "s" : ""} folded, from a cosine of ${below(found.duplicate, 4)}` : "", how, seconds(found.time_s)].filter(Boolean).join(" · ");
   }
   function typed() {
     const { question, model } = found;
@@ -358,6 +359,7 @@ export function mount({ element, props, trigger, watch, upload }) {
     if (question.class_name) words.push("--class-name", shellWord(question.class_name));
     if (question.words) words.push("--path", shellWord(question.words));
     if (question.exact) words.push("--exact");
+    if (tiles.folded) words.push("--fold", below(found.duplicate, 6));
     return words.join(" ");
   }
   let isTaking = false;
@@ -431,7 +433,7 @@ export function mount({ element, props, trigger, watch, upload }) {
     command.node.hidden = Boolean(why) || look.odd;
     state.hidden = !why;
     filters.hidden = Boolean(why);
-    asking.hidden = !isReady;
+    asking.hidden = !isReady || (look.place.kind === "gallery" && !shelf.wasTold); // it does not grow when the list comes
     const told = why ? why.map((one) => one.textContent).join("|") : "";
     if (told !== blank) state.replaceChildren(...(why ?? [])); // a button of it may have the focus
     blank = told;

@@ -81,7 +81,7 @@ export function sources({ kinds, drawn: first = 1000, left, chosen, typed, faile
   }
 
   return {
-    nodes: [h("div", { class: "fld" }, h("span", { class: "lab" }, "Pictures from"), offered), ...Object.values(panels)],
+    nodes: [h("div", { class: "fld" }, h("span", { class: "lab" }, "Pictures from"), offered), ...kinds.map((one) => panels[one])],
     get files() { return picked[kind] ?? []; },
     get isTold() { return Boolean({ folder: at.root, drawn: drawn.value > 0, hub: hub.value.trim() }[kind] ?? picked[kind]?.length); },
     // {kind, …} as the server's routes take it
