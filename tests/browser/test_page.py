@@ -264,3 +264,16 @@ def test_exports_hold_the_numbers_on_screen(visit: Visit):
     with page.expect_download() as download:
         page.get_by_role("link", name="NPZ").click()
     assert download.value.path().read_bytes().startswith(b"PK")
+
+
+@pytest.mark.parametrize(("panel", "card"), [("neighbours", ".nb .card"), ("map", ".mapgrid .card")])
+def test_a_memory_is_searched_with_from_where_it_is_shown(visit: Visit, panel: str, card: str):
+    link = "?tab=memory&panel=map&slot=5" if panel == "map" else "?tab=memory"
+    page = (watched := visit(link, ready=card)).page
+    slot = page.locator(f"{card} dd").first.inner_text()
+    page.locator(card).get_by_role("button", name="Search with this").click()
+    expect(page.get_by_role("group", name="Query", exact=True).locator(".qchip")).to_have_count(1)
+    first = page.locator(".results .hits .tile").first
+    expect(first).to_contain_text("1.000")
+    expect(first.locator("img")).to_have_attribute("src", re.compile(rf"/{slot}(\?|$)"))
+    watched.assert_quiet()

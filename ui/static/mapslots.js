@@ -1,6 +1,7 @@
 // What stands beside the map: the pinned slot with its neighbours, and the slots of a selection with their files.
 
 import { count, h } from "./dom.js";
+import { searchWith } from "./searchwith.js";
 
 const LISTED = 60; // tiles of a selection
 export const SPACES = { memory: "Memory", embedding: "Embedding" };
@@ -26,6 +27,7 @@ export function pinnedCard(card, { unpin, go }) {
   return h("div", { class: "card" },
     h("div", { class: "head" }, h("h3", {}, `Slot ${count(card.slot)}`), h("button", { type: "button", class: "btn quiet small", onclick: unpin }, "Unpin")),
     h("div", { class: "pinhead" }, h("div", { class: "pic" }, thumbnail(card.thumb)), h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]))),
+    ...(card.thumb ? [searchWith({ slot: card.slot, space: card.space, name: card.class_name ?? `slot ${card.slot}`, thumb: card.thumb })] : []),
     h("div", { class: "head" }, h("h3", {}, "Nearest"), h("span", { class: "meta" }, `${space} space, exact`)),
     h("div", { class: "minis" }, card.neighbours.map(tile)));
 }

@@ -1,6 +1,7 @@
 // The neighbours of a picture in the model's memory: the query as the model saw it, tiles, one pinned.
 
 import { commandLine, count, h, note, seconds, segmented, shellWord } from "./dom.js";
+import { searchWith } from "./searchwith.js";
 import { doors, line, session, whileVisible } from "./session.js";
 import { chooseFile } from "./tray.js";
 
@@ -146,7 +147,8 @@ export function mount({ element, props, trigger, watch }) {
       ["Space", SPACES[found.space].toLowerCase()], ["Model", found.shown.name]];
     pinned.replaceChildren(
       h("div", { class: "head" }, h("h3", {}, `Rank ${rank + 1}`), h("span", { class: "meta" }, "pinned")),
-      h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
+      h("dl", { class: "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+      ...(row.thumb ? [searchWith({ slot: row.slot, space: found.space, name: row.class_name ?? `slot ${row.slot}`, thumb: row.thumb })] : []));
   }
 
   function noMemory(model) {

@@ -131,6 +131,11 @@ export function mount({ element, props, trigger, watch, upload }) {
       session.tell();
     }
   };
+  doors.search = ({ slot, space, name, thumb }) => { // with a memory that another tab shows
+    [followed, modelOf, linked] = [session.handle, session.facts.model.handle, null];
+    look.place = { kind: "memory", space };
+    asks([{ id: slot, place: look.place, name, thumb }], []);
+  };
   doors.queried = () => ({ queries: queries.map((one) => one.handle).filter(Boolean), less: less.map((one) => one.handle).filter(Boolean) });
 
   // ---- where
