@@ -31,11 +31,11 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from analysis.collect import Collected
+from analysis.collect import SKIPPED, Collected
 from analysis.index import EXACT_UP_TO, INDEX, Ivf, has_faiss, read_index, write_index
 from analysis.index import FACTS as INDEX_FACTS
 from analysis.parts import ROWS, Parts, thumbnail_at
-from analysis.pictures import content_of, open_pictures
+from analysis.pictures import ABSENT, Changed, content_of, open_pictures
 from memssl_core.data.images import decode_image, printable
 from memssl_core.errors import DataError, ImageError, ModelError
 from memssl_core.jobs import Emit, replacing, write_atomically
@@ -51,6 +51,8 @@ ITEMS = pa.schema(
 
 GARBAGE = 0.25
 """share of rows without a file above which the parts are written anew"""
+DAMAGED = "Gallery {} is damaged; delete it and make it again."
+OTHER = "This picture has been changed since; update the gallery."
 
 compute: Any = pyarrow.compute
 
@@ -116,12 +118,19 @@ class Gallery:
 
     def original(self, row: int) -> Image.Image:
         """The picture itself, read from where it came from. ImageError if it is not there any more, or was changed."""
-        paths, content = self.paths_of(row), self._told(row, "content")
+        paths, content, reason = self.paths_of(row), self._told(row, "content"), ImageError(ABSENT)
         try:
             pictures = open_pictures(self.facts["data"])
-            return pictures.named(paths[0], content)
-        except (DataError, IndexError):
-            raise ImageError("This picture is not there any more; update the gallery.") from None
+        except DataError:
+            raise reason from None
+        for path in paths:  # of copies one may be left
+            try:
+                return pictures.named(path, content)
+            except Changed:
+                reason = ImageError(OTHER)
+            except ImageError as found:
+                reason = found
+        raise reason
 
     def picture(self, row: int) -> Image.Image:
         """The original if it is still there, else its thumbnail."""
@@ -168,8 +177,11 @@ class Gallery:
         return [(printable(one["path"]), one["reason"]) for one in self.skipped_table().to_pylist()]
 
     def skipped_table(self) -> pa.Table:
-        """SKIPPED of `collect.py`."""
-        return pq.read_table(self.folder / "skipped.parquet")
+        """SKIPPED of `collect.py`. ModelError if it cannot be read."""
+        try:
+            return pq.read_table(self.folder / "skipped.parquet", schema=SKIPPED)
+        except (OSError, ValueError, pa.ArrowException):
+            raise ModelError(DAMAGED.format(self.name)) from None
 
     def _told(self, row: int, column: str) -> Any:
         """ModelError for a row that is not there, as all that ask about a row."""
@@ -193,6 +205,7 @@ def open_gallery(name: str | Path) -> Gallery:
     Raises: ModelError if there is none, or it is not finished or not readable.
     """
     root = name if isinstance(name, Path) else gallery_folder(name)
+    facts = None
     for _ in range(3):  # an update may remove the state that was just read about
         facts = read_gallery(root)
         if facts is None:
@@ -201,8 +214,10 @@ def open_gallery(name: str | Path) -> Gallery:
             return _opened(root, facts)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, pa.ArrowException):
-            raise ModelError(f"Gallery {root.name} is damaged; delete it and make it again.") from None
+        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException):
+            break
+    if facts is not None:
+        raise ModelError(DAMAGED.format(root.name))
     if any(root.glob(f"g*/{CLAIM}")):
         raise ModelError(f"Gallery {root.name} is not finished; the same command, or Update, goes on with it.")
     raise ModelError(f"There is no gallery {printable(root.name)}; make it with `python -m analysis gallery`.")
@@ -364,8 +379,10 @@ def _write_files(
             _linked(here / name, state / name)
     else:
         _write_vectors(state / "vectors.npy", parts.embeddings(rows), (len(rows), int(claim["width"])))
-    if len(rows) <= EXACT_UP_TO or not has_faiss() or (state / INDEX).exists():
+    if len(rows) <= EXACT_UP_TO or not has_faiss() or _index_of(state, len(rows)):
         return True
+    for name in (INDEX, INDEX_FACTS):  # damaged ones, which are the old state's files too
+        (state / name).unlink(missing_ok=True)
     has_grown = bool(here and old and old.rows.equals(rows.slice(0, len(old.rows))))
     vectors = np.load(state / "vectors.npy", mmap_mode="r")
     grown_from = here if has_grown else None
@@ -400,6 +417,11 @@ def _write_vectors(path: Path, chunks: Iterable[np.ndarray], shape: tuple[int, i
             file.write(np.ascontiguousarray(chunk, "<f2").tobytes())
 
 
+def _index_of(state: Path, count: int) -> Ivf | None:
+    index = read_index(state)
+    return index if index and index.facts.rows == count else None
+
+
 def _linked(old: Path, new: Path) -> None:
     """The same file in the new state, where there is one."""
     if old.exists():
@@ -411,13 +433,13 @@ def _linked(old: Path, new: Path) -> None:
 
 def _opened(root: Path, facts: dict[str, Any]) -> Gallery:
     state = state_folder(root, int(facts["generation"]), int(facts["state"]))
-    vectors = np.load(state / "vectors.npy", mmap_mode="r")
+    vectors = np.lib.format.open_memmap(state / "vectors.npy", mode="r")  # which takes no other kind of file
     rows, items = pq.read_table(state / "rows.parquet"), pq.read_table(state / "items.parquet")
-    if len(rows) != len(vectors) or vectors.shape[1] != facts["width"] or not ROWS.equals(rows.schema):
+    held = items["row"].to_numpy()
+    is_whole = vectors.shape == (len(rows), facts["width"]) and ROWS.equals(rows.schema) and ITEMS.equals(items.schema)
+    if not is_whole or (len(held) and not 0 <= held[0] <= held[-1] < len(rows)):
         raise ValueError("the files of this state do not belong together")
-    ends = np.searchsorted(items["row"].to_numpy(), np.arange(len(rows) + 1))
+    ends = np.searchsorted(held, np.arange(len(rows) + 1))
     live = np.diff(ends) > 0
-    index = read_index(state)
-    if index and index.facts.rows != len(rows):
-        index = None
+    index = _index_of(state, len(rows))
     return Gallery(root.name, facts, vectors, index, None if live.all() else live, items, rows, state, ends)

@@ -38,6 +38,7 @@ NO_TEXT = "Its name is not valid text (UTF-8). Rename it."
 NO_FILE = "It is no ordinary file."
 UNLISTED = "This folder cannot be read. Check that it may be."
 CHANGED = "It changed while it was read. Run the same again."
+ABSENT = "This picture is not there any more; update the gallery."
 
 
 class Changed(ImageError):
@@ -130,6 +131,8 @@ class FolderPictures:
         return _decoded(self._bytes(self._paths[at].as_py()), content)
 
     def named(self, path: str, content: str) -> Image.Image:
+        if not os.path.lexists(os.path.join(self.root, path)):
+            raise ImageError(ABSENT)
         return _decoded(self._bytes(path), content)
 
     def _bytes(self, path: str) -> bytes:
@@ -207,7 +210,7 @@ def _position(paths: Sequence[str], path: str) -> int:
     try:
         return paths.index(path)
     except ValueError:
-        raise ImageError("This picture is not there any more.") from None
+        raise ImageError(ABSENT) from None
 
 
 def _walk(root: str, suffixes: frozenset[str]) -> Iterator[tuple[str, os.stat_result | str]]:

@@ -23,6 +23,8 @@ DUPLICATE = 0.98
 MAX_K, MAX_STEPS = 5_000, 100
 JUDGED_AT_MOST, JUDGED_AT_ONCE = 20_000, 1_024
 """rows whose neighbours are found to tell odd ones; of more a sample is taken"""
+ROUNDING = 2e-3
+"""of cosines of float16 rows [assumption]"""
 OPPOSITE = 1e-3
 """length of a sum of unit vectors below which it points nowhere"""
 
@@ -112,6 +114,10 @@ def search(
     keep = searched.keep(class_name, path)
     rows, scores, recall = _nearest(searched, unit(query)[None], k, keep, exact=exact)
     rows, scores = rows[0], scores[0]
+    if itself is not None and itself not in rows and (keep is None or keep[itself]):
+        score = searched.vectors[itself].astype(np.float32) @ unit(query)
+        if score >= scores[-1] - ROUNDING:  # k others are equal to it
+            rows[-1], scores[-1] = itself, score
     if itself is not None and itself in rows[1:]:
         order = np.argsort(rows != itself, kind="stable")
         rows, scores = rows[order], scores[order]

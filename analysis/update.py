@@ -108,9 +108,9 @@ def need(name: str, data: str | None, encoder: Encoder, *, again: bool = False) 
     Raises: what `update_gallery` raises before it starts.
     """
     root = gallery_folder(name)
-    pictures, listing, _ = _listed(root, data, None)
+    pictures, listing, spec = _listed(root, data, None)
     before = _Before.of(root, encoder, again=again)
-    listed = recognised(listing.table, before.known())
+    listed = recognised(listing.table, before.known(spec))
     unknown = listed.filter(compute.is_null(listed["content"]))
     absent = before.items.join(listed.select(["path"]), keys="path", join_type="left anti")
     moved = len(unknown.join(absent.select(["size", "stamp"]), keys=["size", "stamp"], join_type="left semi"))
@@ -148,12 +148,12 @@ def update_gallery(
         disk, or another process changes the gallery.
     """
     root = gallery_folder(name)
-    with claimed(root), _told_when_full(name):
+    with _told_when_full(name), claimed(root):
         emit("progress", step=0, total=None, words="listing pictures")
         pictures, listing, spec = _listed(root, data, pictures)
         before = _Before.of(root, encoder, again=again)
         before.parts.recover()
-        known = before.known()
+        known = before.known(spec)
         new = recognised(listing.table, known)["content"].null_count
         disk = _disk_bytes(len(listing.table), new, encoder.width)
         if sentence := _too_little("disk", disk, _disk_free(root)):
@@ -216,14 +216,18 @@ class _Before:
     def items(self) -> pa.Table:
         return self.gallery.items if self.gallery else ITEMS.empty_table()
 
-    def known(self) -> pa.Table:
-        """SEEN of the state's files, also of those that could not be decoded, and of what a killed run embedded."""
-        if self.here is None:
-            return self.parts.seen(-1)
-        lost = self.here.skipped_table()
-        lost = lost.filter(compute.is_valid(lost["content"]))
-        later = self.parts.seen(compute.max(self.here.rows["part"]).as_py())
-        return pa.concat_tables([table.select(SEEN.names) for table in (self.here.items, lost, later)])
+    def known(self, spec: str) -> pa.Table:
+        """SEEN of the state's files, also of those that could not be decoded, and of what a killed run embedded; as far
+        as they are of this source: in another one a file of the same name, size and time may be another."""
+        tables, last = [SEEN.empty_table()], -1
+        if self.here is not None:
+            lost, last = self.here.skipped_table(), compute.max(self.here.rows["part"]).as_py()
+            if self.here.facts["data"] == spec:
+                tables += [self.here.items, lost.filter(compute.is_valid(lost["content"]))]
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            if json.loads((self.folder / CLAIM).read_bytes())["data"] == spec:
+                tables.append(self.parts.seen(last))
+        return pa.concat_tables([table.select(SEEN.names) for table in tables])
 
     def unreadable(self) -> dict[str, str]:
         """The reasons of contents that could not be decoded."""

@@ -7,6 +7,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ MAX_RATIO = 200
 RATIO_FROM_BYTES = 1 << 20
 """smaller things may be packed as well as they like"""
 MAX_NAME = 1_000
+PIECE = 1 << 20  # read at once; `_Bounded` refuses more than a directory may take
 
 LEADS_OUT = "Its name leads out of the archive, so it was not read."
 LONG_NAME = f"Its name has more than {MAX_NAME} characters. Give it a shorter one."
@@ -107,7 +109,8 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     """A member's bytes, at most MAX_BYTES, their checksum right. Raises ImageError."""
     try:
         with archive.open(info) as file:
-            data = file.read(info.file_size + 1)
+            pieces = iter(lambda: file.read(min(PIECE, info.file_size + 1)), b"")
+            data = b"".join(islice(pieces, info.file_size // PIECE + 2))
     except _MISTAKES:
         raise ImageError(DAMAGED) from None
     if len(data) != info.file_size:

@@ -20,6 +20,7 @@ STEP_S, CONNECT_S = 10.0, 5.0  # between two signs of life of the host; for each
 MAX_ADDRESSES = 3  # of a host, that are tried
 AGENT = "memssl-explorer (fetches a picture that a person asked for)"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses within IPv6 ones, RFC 6052
+UNICAST = ipaddress.ip_network("2000::/3")  # the only IPv6 addresses that are given out, RFC 4291
 
 NO_ADDRESS = "This is no address of a picture; paste one that begins with https:// or http://."
 NOT_PUBLIC = "This address leads into a private network, so it is not fetched; save the picture and upload it."
@@ -36,6 +37,8 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if ip in NAT64:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is None and ip not in UNICAST:
+            return False
         ip = inner or ip
     return ip.is_global and not ip.is_multicast
 

@@ -61,7 +61,8 @@ class GalleryShelf:
         return not self.context.public and readable(self.context, self.searched.facts["data"]) is not None
 
     def row(self, id: int) -> int:
-        if not 0 <= id < len(self.searched.vectors):
+        live = self.searched.live
+        if not 0 <= id < len(self.searched.vectors) or (live is not None and not live[id]):  # or its files are gone
             raise ModelError("There is no such picture in this gallery (any more); search again.")
         return id
 
@@ -139,7 +140,7 @@ def facts_of(context: Context, one: dict[str, Any], model: Model) -> dict[str, A
     root, index, source = gallery_folder(name), None, ""
     if not one["problem"]:
         source = str((read_gallery(root) or newest_claim(root) or {}).get("data", ""))
-    if one["finished"] and one["rows"] > EXACT_UP_TO and has_faiss():
+    if one["finished"] and one.get("rows", 0) > EXACT_UP_TO and has_faiss():
         index = read_facts(state_folder(root, int(one["generation"]), int(one["state"])))
     return {
         **common,

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
-from memssl_core.errors import MemsslError, ModelError
+from memssl_core.errors import ImageError, MemsslError, ModelError
 from ui import wire
 from ui.answers import gone
 from ui.context import EVENT, Context, Visit, handler
@@ -260,9 +261,9 @@ def add_search_routes(api: APIRouter, context: Context) -> None:
             return as_file("found.csv", found_csv(records), "text/csv")
         try:
             shelf = shelf_of(context, told["model"], Place(**told["place"]))
+            data = found_zip(records, lambda one: small_or_large(context, shelf, one["id"], large=taken.pictures))
         except MemsslError as reason:
             return gone(str(reason))
-        data = found_zip(records, lambda one: small_or_large(context, shelf, one["id"], large=taken.pictures))
         return as_file("found.zip", data, "application/zip")
 
 
@@ -272,8 +273,6 @@ def as_file(name: str, data: bytes, media_type: str) -> Response:
 
 def small_or_large(context: Context, shelf: Shelf, id: int, *, large: bool) -> bytes:
     if large and isinstance(shelf, GalleryShelf) and shelf.is_readable:
-        with context.turns.take("decode"):
-            image, is_original = shelf.picture(shelf.row(id))
-            if is_original:
-                return as_jpeg(image)
+        with suppress(ImageError), context.turns.take("decode"):
+            return as_jpeg(shelf.searched.original(shelf.row(id)))
     return shelf.thumbnail(id)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Space = Literal["memory", "embedding"]
 SAMPLED = 128
+UPDATED = "Gallery {} was updated since; search again."
 NEARER, MOST_ALIKE = 3, 0.99999  # with the embedded model this folds 2 to 5 of 60 results, 0.98 all of them
 
 
@@ -64,13 +65,16 @@ class Shelves:
         if kept := self._kept(name, rev or revision(facts), facts):
             return kept
         if rev and facts and rev != revision(facts):
-            raise ModelError(f"Gallery {name} was updated since; search again.")
+            raise ModelError(UPDATED.format(name))
         with self._opening:  # of two who ask for the same the second finds it
             if kept := self._kept(name, rev or revision(facts), facts):
                 return kept
             found = open_gallery(folder)
+            opened = revision(found.facts)
             with self._lock:
-                self._galleries[name, revision(found.facts)] = found
+                self._galleries[name, opened] = found
+        if rev and rev != opened:  # it was updated just now
+            raise ModelError(UPDATED.format(name))
         return found
 
     def _kept(self, name: str, rev: str, facts: dict[str, Any]) -> Gallery | None:

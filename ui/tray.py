@@ -17,7 +17,7 @@ from ui.messages import explain
 from ui.store import MAX_VISIT_PICTURES
 from ui.views import view
 
-MAX_NAME = 80
+MAX_NAME, MAX_NAME_BYTES = 80, 200  # the latter so that it can name a file, also after a number
 
 
 def tray(context: Context, visit: gr.State, elem_id: str) -> None:
@@ -69,6 +69,8 @@ def fetched(context: Context, url: object) -> tuple[bytes, str]:
 
 
 def short_name(name: object) -> str:
-    """The visitor's own name of a file, without folders and control characters, at most MAX_NAME characters."""
+    """The visitor's own name of a file, without folders and control characters, at most MAX_NAME characters and
+    MAX_NAME_BYTES as UTF-8."""
     last = str(name or "").replace("\\", "/").rpartition("/")[2]
-    return printable(last)[-MAX_NAME:] or "picture"
+    short = printable(last)[-MAX_NAME:].encode(errors="replace")[-MAX_NAME_BYTES:]
+    return short.decode(errors="ignore") or "picture"

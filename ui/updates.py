@@ -23,7 +23,7 @@ from memssl_core import jobs, paths
 from memssl_core.errors import DataError, ModelError
 from ui.context import Context, told
 from ui.data import Data, data_of, plainly, shown, spec_of
-from ui.jobs import uploads_dir
+from ui.jobs import forget_uploads, uploads_dir
 from ui.remember import collect
 from ui.roots import ARCHIVE, TABLE, archive_inside, inside, table_inside
 from ui.training import SettingError
@@ -93,7 +93,11 @@ def add_update_routes(owners: APIRouter, context: Context) -> None:
                 spec = place_of(context, data)
             argv = ["gallery", name, "--data", spec, "--model", workbench.model.source]
             argv += ["--device", workbench.device.type, *(["--again"] if wish.again else [])]
-            job = jobs.start(argv, kind="gallery", title=f"Gallery {name}", module="analysis", facts=facts)
+            try:
+                job = jobs.start(argv, kind="gallery", title=f"Gallery {name}", module="analysis", facts=facts)
+            except BaseException:
+                forget_uploads(facts)
+                raise
         return {"job": job.path.name, "name": name}
 
 

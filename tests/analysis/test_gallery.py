@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data.painting import encoded, paint
+from PIL import Image
 
 from analysis import gallery, parts, update
 from analysis.gallery import galleries, open_gallery
@@ -100,6 +101,18 @@ def test_moved_copied_changed_deleted_new(photos):
         f"{n}.png" for n in ("cat/0", "cat/1", "dog/2", "dog/3", "dog/4")
     }
     assert after.row_of(encoded(4)) is None  # deleted
+
+
+def test_another_folder_with_the_same_names_sizes_and_times(tmp_path):
+    for folder, red in (("a", 10), ("b", 200)):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (20, 20), (red, 0, 0)).save(tmp_path / folder / "0.bmp")
+        os.utime(tmp_path / folder / "0.bmp", ns=(0, 0))  # as archives unpack that are the same for all
+    fake = Fake()
+    for folder, red in (("a", 10), ("b", 200)):
+        opened = made(tmp_path / folder, fake)
+        assert opened.original(int(opened.items["row"][0].as_py())).getpixel((0, 0)) == (red, 0, 0)
+    assert fake.names == ["0.bmp"] * 2
 
 
 def test_what_comes_back_is_not_embedded_again(photos):

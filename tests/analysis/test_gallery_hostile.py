@@ -118,6 +118,21 @@ def test_a_disk_that_went_away_does_not_empty_the_gallery(photos):
     assert opened.picture(0).size == (10, 9)
 
 
+def test_an_original_that_is_gone_or_changed_is_said(photos):
+    shutil.copy(photos / "cat/0.png", photos / "cat/copy.png")
+    opened = made(photos)
+    row = opened.row_of((photos / "cat/0.png").read_bytes())
+    assert row is not None
+    (photos / "cat/0.png").unlink()
+    assert opened.original(row).size == (10, 9)  # its copy
+    (photos / "cat/copy.png").unlink()
+    with pytest.raises(ImageError, match="not there any more; update the gallery"):
+        opened.original(row)
+    (photos / "cat/copy.png").write_bytes(encoded(77))
+    with pytest.raises(ImageError, match="changed since; update the gallery"):
+        opened.original(row)
+
+
 def test_a_zip_of_the_same_pictures_embeds_nothing(photos, tmp_path):
     made(photos)
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
@@ -209,6 +224,41 @@ def test_damaged_files(photos, home):
     with pytest.raises(ModelError, match="not finished"):
         open_gallery("mine")
     delete_gallery("mine")
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "rows.parquet", "items.parquet", "skipped.parquet"])
+@pytest.mark.parametrize("data", [b"", b"PK\3\4", b"\x93NUMPY\1\0", None])
+def test_any_damaged_file_is_a_sentence(name, data, photos):
+    path = made(photos).folder / name
+    if data is None:
+        path.unlink()
+    else:
+        path.write_bytes(data)
+    acts = [lambda: open_gallery("mine").skipped(), lambda: made(photos), lambda: need("mine", str(photos), encoder())]
+    for act in acts:
+        with pytest.raises(ModelError, match="Gallery mine is damaged; delete it"):
+            act()
+    assert len(made(photos, again=True)) == 5
+
+
+def test_a_damaged_index_is_made_anew(photos, monkeypatch):
+    monkeypatch.setattr(gallery, "EXACT_UP_TO", 3)
+    first = made(photos)
+    assert first.index is not None
+    (first.folder / "index.faiss").write_bytes(b"damaged")
+    old = (first.folder / "index.faiss").stat().st_ino
+    assert open_gallery("mine").index is None
+    opened = made(photos)
+    assert opened.index is not None and (opened.folder / "index.faiss").stat().st_ino != old
+    assert (made(photos).folder / "index.faiss").stat().st_nlink == 1  # linked, then the old one removed
+
+
+def test_vectors_of_another_shape_are_damaged(photos):
+    path = made(photos).folder / "vectors.npy"
+    for wrong in (np.zeros(5, np.float16), np.zeros((5, 6, 1), np.float16), np.array(None)):
+        np.save(path, wrong, allow_pickle=True)
+        with pytest.raises(ModelError, match="Gallery mine is damaged"):
+            open_gallery("mine")
 
 
 def test_a_new_gallery_needs_pictures():

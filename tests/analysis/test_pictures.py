@@ -213,6 +213,17 @@ def test_hostile_members_are_named_and_the_others_read(tmp_path):
         source.content(damaged)
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("size", [zips.PIECE - 1, zips.PIECE, zips.MAX_DIRECTORY_BYTES + zips.PIECE])
+def test_large_members_are_read_whole(tmp_path, kind, size):
+    data = np.random.default_rng(0).bytes(size)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", kind, compresslevel=0) as file:
+        file.writestr("a.png", data)
+    opened = zips.open_zip(tmp_path / "a.zip")
+    assert zips.read_member(opened, opened.infolist()[0]) == data
+    opened.fp.close()
+
+
 def test_a_member_that_lies_about_its_size(tmp_path):
     path = archive(tmp_path / "a.zip", **{"a.png": encoded(1) + bytes(5000)})
     data = bytearray(path.read_bytes())

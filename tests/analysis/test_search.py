@@ -78,7 +78,7 @@ def test_the_very_picture_stands_first_whatever_rounding_says():
     for itself in range(4):
         found = search.search(Rows(vectors), vectors[0].astype(np.float32), 4, itself=itself)
         assert found.rows[0] == itself and sorted(found.rows) == [0, 1, 2, 3]
-    assert search.search(Rows(vectors), vectors[0].astype(np.float32), 2, itself=3).rows.tolist() == [0, 1]
+    assert search.search(Rows(vectors), vectors[0].astype(np.float32), 2, itself=3).rows.tolist() == [3, 0]
 
 
 class Index:
@@ -91,6 +91,13 @@ class Index:
         found = np.full((len(queries), count), -1)
         found[:, : self.count] = np.arange(self.count)
         return None, found
+
+
+def test_the_very_picture_stands_first_only_where_it_may_and_belongs():
+    rows = Rows(np.tile(unit_rows(1), (6, 1)), live=np.arange(6) != 5)
+    assert search.search(rows, rows.vectors[0], 2, itself=5).rows.tolist() == [0, 1]
+    rows = Rows(unit_rows(50))
+    assert 5 not in search.search(rows, -rows.vectors[5], 2, itself=5).rows  # not the picture after all
 
 
 def test_the_index_answers_for_many_rows_unless_told_otherwise(monkeypatch):

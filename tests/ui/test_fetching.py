@@ -67,7 +67,8 @@ def host() -> Iterator[str]:
     "address",
     ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
      "255.255.255.255", "::1", "::", "fe80::1%1", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
-     "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe"],
+     "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "fec0::1", "::7f00:1",
+     "::ffff:0:7f00:1", "64:ff9b:1::7f00:1"],
 )  # fmt: skip
 def test_no_address_of_a_private_network_is_public(address: str):
     assert not is_public(address)

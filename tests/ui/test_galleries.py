@@ -24,6 +24,7 @@ from memssl_core import jobs, paths
 from memssl_core.jobs import JobFolder
 from ui.context import Context
 from ui.data import Data
+from ui.jobs import uploads_dir
 from ui.updates import free_name
 
 
@@ -133,7 +134,7 @@ def test_thumbnails_and_pictures(client: TestClient, context: Context):
     assert large.headers["content-type"] == "image/jpeg"
     (context.roots["photos"] / "trip" / "1.png").unlink()
     gone = client.get(f"/api/galleries/trip/picture/1?rev={rev}")
-    assert gone.status_code == 404 and "cannot be opened" in gone.json()["error"]
+    assert gone.status_code == 404 and "not there any more; update the gallery" in gone.json()["error"]
     for kind in ("thumb", "picture"):
         for row in (3, -1, 10**30):
             answer = client.get(f"/api/galleries/trip/{kind}/{row}?rev={rev}")
@@ -145,6 +146,10 @@ def test_thumbnails_and_pictures(client: TestClient, context: Context):
     update_gallery("trip", None, encoder_of(context.workbench().model))
     assert listed(client)["trip"]["rev"] != rev
     assert client.get(f"/api/galleries/trip/thumb/0?rev={rev}").status_code == 200  # of results still on screen
+    (context.roots["photos"] / "trip" / "0.png").unlink()
+    update_gallery("trip", None, encoder_of(context.workbench().model))
+    assert context.shelves.gallery("trip").thumbnail(0)  # it goes when the parts are written anew
+    assert client.get("/api/galleries/trip/thumb/0").status_code == 410
 
 
 def test_pictures_outside_the_declared_folders_are_not_read(client: TestClient, context: Context, tmp_path: Path):
@@ -313,6 +318,18 @@ def test_uploads_are_looked_at_where_they_lie_and_move_when_it_begins(
     assert (mine["pictures"], mine["skipped"]) == (3, 1)
     assert client.get("/api/galleries/mine/picture/0").status_code == 404
     assert client.get("/api/galleries/mine/thumb/0").status_code == 200
+
+
+def test_uploads_of_a_job_that_cannot_start_do_not_stay(client: TestClient, uploads: Path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("ui.updates.jobs.start", broken)
+    file = sent(uploads, "a.png", picture()) | {"name": "\N{DOG FACE}" * 90 + ".png"}  # 364 bytes
+    wish = {"data": {"kind": "uploads", "uploads": [file]}}
+    assert client.post("/api/galleries/need", json=wish).json()["pictures"] == 1
+    assert "error" in client.post("/api/galleries/update", json=wish).json()
+    assert not list(uploads_dir().iterdir())
 
 
 def test_an_archive_comes_from_a_root_or_as_an_upload(
