@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -21,6 +23,15 @@ from ui.page import build
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
     folder: Path = write_small_bundle(tmp_path_factory.mktemp("bundles") / "small")
     return open_source(f"bundle:{folder}", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_loop_of_a_browser() -> Iterator[None]:
+    """Playwright keeps a loop running in the thread of the tests, also when others come after those of the browser."""
+    running = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(running)
 
 
 @pytest.fixture(autouse=True)
