@@ -14,7 +14,7 @@ import gradio as gr
 import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import Response
-from pydantic import AliasChoices, BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from memssl_core.errors import ImageError, MemsslError, ModelError
 from ui import wire
@@ -41,8 +41,8 @@ class Asked(Typed):
     model: str | None = Field(None, max_length=80)
     place: Place
     class_name: str | None = Field(None, max_length=300)
-    path: str | None = Field(None, max_length=300, validation_alias=AliasChoices("words", "path"))
-    """`words` from the page: Gradio takes whatever is called `path` in an event for a file"""
+    words: str | None = Field(None, max_length=300)
+    """that the path holds; Gradio takes whatever is called `path` in an event for a file"""
 
 
 class Search(Asked):
@@ -88,7 +88,7 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
         wish = form.model_validate(asked)
     except (KeyError, ValidationError):
         raise ModelError(NOT_OFFERED) from None
-    if context.public and wish.path:
+    if context.public and wish.words:
         raise ModelError(NO_PATHS)
     return {"key": answer(context, visit, wish)}
 
@@ -98,7 +98,7 @@ def likes(context: Context, visit: Visit, handle: str, wish: Asked, queries: lis
 
 
 def filters(wish: Asked) -> dict[str, Any]:
-    return {"class_name": wish.class_name or None, "path": wish.path or None}
+    return {"class_name": wish.class_name or None, "path": wish.words or None}
 
 
 # The three questions

@@ -155,7 +155,7 @@ def test_pictures_are_combined_and_turned_away_from(mine: Context, workbench: Wo
 def test_filters_say_how_many_pass(mine: Context):
     told = result(mine, ask(GALLERY, {"handle": "chelsea"}, class_name="a"))
     assert told["kept"] == len(told["results"]) == 4 and {one["class_name"] for one in told["results"]} == {"a"}
-    told = result(mine, ask(GALLERY, {"handle": "chelsea"}, path="COPY"))
+    told = result(mine, ask(GALLERY, {"handle": "chelsea"}, words="COPY"))
     assert told["kept"] == 1 and told["total"] == 10 and "copy of 1" in str(told["results"][0]["paths"])
     told = result(mine, ask(MEMORY, {"handle": "chelsea"}, class_name="fish", k=200))
     assert {one["class_name"] for one in told["results"]} == {"fish"} and told["kept"] == len(told["results"])
@@ -254,7 +254,7 @@ WRONG = [
     {"queries": [{"id": -1}]}, {"queries": [{"id": True}]}, {"queries": [{"id": 10**30}]}, {"queries": "chelsea"},
     {"queries": [{"handle": "somebody else's"}]}, {"queries": [{"id": 10}]}, {"queries": [{"id": 63, "place": MEMORY}]},
     {"k": 0}, {"k": 201}, {"k": "8"}, {"k": 8.5}, {"less": [{"handle": "chelsea"}] * 9}, {"exact": "yes"},
-    {"class_name": "x" * 301}, {"path": "x" * 301}, {"class_name": 7}, {"model": "nobody"}, {"model": 7},
+    {"class_name": "x" * 301}, {"words": "x" * 301}, {"class_name": 7}, {"model": "nobody"}, {"model": 7},
     {"place": {"kind": "gallery", "name": "nobody"}}, {"place": {"kind": "gallery", "name": "../mine"}},
     {"place": {"kind": "gallery", "name": "mine", "rev": "0"}, "queries": [{"id": 1}]},
     {"place": {"kind": "gallery", "name": ""}}, {"place": {"kind": "gallery", "name": "a\0"}},
@@ -331,7 +331,7 @@ def test_visitors_from_elsewhere_see_last_names_and_thumbnails(mine: Context, re
     assert client.get(f"/{first['thumb']}").status_code == 200
     assert client.get(f"/{first['thumb'].replace('thumb', 'picture')}").status_code == 403
     with pytest.raises(ModelError, match="Paths are not shown"):
-        show(public, (), ask(GALLERY, {"handle": "chelsea"}, path="a/"))
+        show(public, (), ask(GALLERY, {"handle": "chelsea"}, words="a/"))
     asked = {"ask": "explain", "place": told["place"], "queries": [{"handle": "chelsea"}], "id": first["id"]}
     _, facts = wire.unpack(public.results.get(show(public, (), asked)["key"]) or b"")
     assert not facts["original"] and facts["picture"] == first["thumb"]
