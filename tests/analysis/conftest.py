@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundle.making import small_bundle
+from data.painting import paint
 from PIL import Image
 
 from analysis import Workbench
@@ -37,3 +38,17 @@ def picture_file(picture, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("pictures") / "blobs.png"
     picture.save(path)
     return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where galleries lie: a place of the test's own."""
+    monkeypatch.setenv("MEMSSL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "galleries"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five pictures in two class folders."""
+    paint(tmp_path / "photos", "cat/0.png", "cat/1.png", "dog/2.png", "dog/3.png", "dog/4.png")
+    return tmp_path / "photos"

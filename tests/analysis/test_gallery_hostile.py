@@ -25,16 +25,7 @@ from tests.analysis.collecting import Fake, contents, encoder, expected, made
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("MEMSSL_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "galleries"
-
-
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    paint(tmp_path / "photos", "cat/0.png", "cat/1.png", "dog/2.png", "dog/3.png", "dog/4.png")
-    return tmp_path / "photos"
+pytestmark = pytest.mark.usefixtures("home")
 
 
 # Hostile pictures
