@@ -24,7 +24,7 @@ app: $(app_deps)  ## open the page in a browser (ARGS="--port 7861" and other fl
 	$(python) app.py --open $(ARGS)
 
 test: $(dev_deps)  ## run the tests, two files at a time (ARGS="-k memory" and other flags of pytest)
-	OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(dev_deps)  ## run every benchmark; each prints ratios
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(python) $$script; done
