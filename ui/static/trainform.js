@@ -14,7 +14,7 @@ const FIGURES = {
 const MEASURED = ["speed", "time", "memory"];
 
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
-const decimals = (x) => (x < 10 ? x.toFixed(1) : count(x));
+const decimals = (x) => (x < 0.1 ? x.toFixed(2) : x < 10 ? x.toFixed(1) : count(x));
 const written = (value) => (value === null ? "automatic" : value === true ? "on" : value === false ? "off" : String(value));
 
 // One setting: its label, control, reason, and place for what is wrong with it
