@@ -1,6 +1,7 @@
 // The tab Search: what is most like one picture or several, in the model's memory or in a gallery of one's own.
 
 import { get } from "./ask.js";
+import { questions } from "./asking.js";
 import { commandLine, count, h, icon, note, rested, save, seconds, segmented, shellWord, toggle } from "./dom.js";
 import { foundTiles } from "./found.js";
 import { galleries } from "./galleries.js";
@@ -13,44 +14,9 @@ import { unpack } from "./wire.js";
 const COUNTS = [20, 50, 100];
 const MOST = 8; // pictures that are combined, and that are to be unlike
 const [ODD, NEAR] = [60, 10]; // odd ones that are shown, and the neighbours that tell them
-const [REST_MS, LOST_MS, SLOW_MS] = [400, 60_000, 150];
+const [REST_MS, SLOW_MS] = [400, 150];
 const PLACES = { memory: "Memory space", embedding: "Embedding space", gallery: "Gallery" };
 const SPACE_WORDS = { memory: "memory space", embedding: "embedding space" };
-const SILENT = { title: "The answer did not come.", text: "Try again." };
-
-// Questions to Python, one under way at a time, as one answer would hide another; of a kind that waits only the latest.
-// Each ends with its answer, null when a later one took its place.
-function questions(send) {
-  const waiting = new Map();
-  let underWay = null;
-  let tickets = 0;
-  function next() {
-    if (underWay || !waiting.size) return;
-    const [kind, one] = waiting.entries().next().value;
-    waiting.delete(kind);
-    underWay = one;
-    one.lost = setTimeout(() => settle({ ticket: one.ticket, error: SILENT }), LOST_MS);
-    send({ ...one.question, ticket: one.ticket });
-  }
-  function settle(answer) {
-    if (!underWay || underWay.ticket !== answer.ticket) return;
-    const { done, lost } = underWay;
-    clearTimeout(lost);
-    underWay = null;
-    done(answer);
-    next();
-  }
-  return {
-    settle,
-    ask(question) {
-      waiting.get(question.ask)?.done(null);
-      return new Promise((done) => {
-        waiting.set(question.ask, { question, ticket: ++tickets, done });
-        next();
-      });
-    },
-  };
-}
 
 // A query is {handle} of a picture of the tray, or {id, place, name, thumb} of a result
 const asAsked = ({ handle, id, place }) => (handle ? { handle } : { id, place });

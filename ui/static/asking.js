@@ -1,0 +1,38 @@
+// Questions that a view's events take to Python.
+
+const LOST_MS = 60_000;
+const SILENT = { title: "The answer did not come.", text: "Try again." };
+
+// One under way at a time, as one answer would hide another; of those of a kind (`ask`) that wait only the latest.
+// Each ends with its answer, null when a later one took its place. `settle` hears each answer.
+export function questions(send) {
+  const waiting = new Map();
+  let underWay = null;
+  let tickets = 0;
+  function next() {
+    if (underWay || !waiting.size) return;
+    const [kind, one] = waiting.entries().next().value;
+    waiting.delete(kind);
+    underWay = one;
+    one.lost = setTimeout(() => settle({ ticket: one.ticket, error: SILENT }), LOST_MS);
+    send({ ...one.question, ticket: one.ticket });
+  }
+  function settle(answer) {
+    if (!underWay || underWay.ticket !== answer.ticket) return;
+    const { done, lost } = underWay;
+    clearTimeout(lost);
+    underWay = null;
+    done(answer);
+    next();
+  }
+  return {
+    settle,
+    ask(question) {
+      waiting.get(question.ask)?.done(null);
+      return new Promise((done) => {
+        waiting.set(question.ask, { question, ticket: ++tickets, done });
+        next();
+      });
+    },
+  };
+}
