@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from analysis.matches import holding
 from memssl_core.data.images import Frame
 from memssl_core.errors import ModelError
-from memssl_core.model.features import BlockTokens, attention_rows
+from memssl_core.model.features import BlockTokens, attention_chunks, attention_rows
 
 One = str | int | tuple[float, float]
 Query = One | Sequence[One]
-_CHUNK = 256  # query rows at a time when averaging over all patches
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,9 @@ class Attention:
     """the transformer block(s), 0-based"""
     queries: tuple[int, ...]
     """[R] query tokens; empty for the mean over all patches, which is one row"""
+    norms: np.ndarray
+    """float32 [1 or L, P]: the length of each patch token as it leaves the block(s), before the final norm. Patches
+    with far longer tokens hold no place of the picture (Darcet et al., arXiv 2309.16588)"""
 
     def maps(self) -> np.ndarray:
         """float32 [..., rows, columns]: the patches' part of the rows."""
@@ -118,10 +121,20 @@ def rows_of_block(vit_block: Any, entered: BlockTokens, queries: list[int], n_pr
     """What entered a block's attention -> float32 [attention heads, R, N]; no queries: the mean over patches."""
     if queries:
         return attention_rows(vit_block.attn, entered, queries)[0].float().cpu().numpy()
-    tokens = entered.tokens
-    chunks = torch.arange(n_prefix, tokens.shape[1], device=tokens.device).split(_CHUNK)
-    sums = [attention_rows(vit_block.attn, entered, chunk)[0].float().sum(1, keepdim=True) for chunk in chunks]
-    return (torch.stack(sums).sum(0) / (tokens.shape[1] - n_prefix)).cpu().numpy()
+    patches = torch.arange(n_prefix, entered.tokens.shape[1], device=entered.tokens.device)
+    chunks = attention_chunks(vit_block.attn, entered, patches)
+    total: Any = sum(rows[0].float().sum(1, keepdim=True) for _, rows in chunks)  # keeping each sum scatters the heap
+    return (total / len(patches)).cpu().numpy()
+
+
+def strongest_heads(weights: np.ndarray, mass: float = 1.0) -> np.ndarray:
+    """Weights [attention heads, P] -> int64 [P]: the head with the largest weight among those that keep the patch, -1
+    where none does. A head keeps the fewest strongest patches that hold `mass` (0..1) of its weight.
+
+    Source: iBOT, analysis/attention_map/visualize_attention.py, which colours patches so.
+    """
+    kept = np.stack([holding(row, mass) for row in weights]) if mass < 1 else np.ones(weights.shape, bool)
+    return np.where(kept.any(0), np.where(kept, weights, -1).argmax(0), -1)
 
 
 def _unknown(query: object) -> ModelError:

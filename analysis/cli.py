@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from analysis.cli_compare import compare
 from analysis.cli_search import gallery, search
+from analysis.cli_see import attention, heads, pca
 from analysis.terminal import (
     PICTURES,
     Job,
@@ -22,54 +24,6 @@ from analysis.terminal import (
     writing,
 )
 from memssl_core.errors import MemsslError, ModelError
-
-
-def attention(
-    image: Picture,
-    layer: int = -1,
-    query: str = "cls",
-    size: int | None = None,
-    model: Source = "embedded",
-    out: Path | None = None,
-    json: bool = False,
-) -> None:
-    """Where a token of a picture reads: attention over the patches in one transformer block.
-
-    Args:
-        image: a picture file
-        layer: transformer block, 0-based; negatives count from the last
-        query: cls, mean, register:I, a patch index, x,y in pixels, or several of these joined by ;
-        size: long side in pixels at which the model reads the picture; as it is if left out
-        model: embedded, a bundle folder, or random:NAME@SEED
-        out: write the rows to a .npz file, or maps over the picture to a .png, .jpg or .webp file
-        json: print numbers for a program
-    """
-    from analysis.attention import parse_query
-
-    check_out(out, (*PICTURES, ".npz"))
-    found = workbench_of(model).attention(image, layer, parse_query(query), size)
-    if out and out.suffix == ".npz":
-        import numpy as np
-
-        with writing(out), out.open("wb") as file:
-            np.savez(file, rows=found.rows, grid=np.array(found.grid), n_prefix=np.array(found.n_prefix))
-    elif out:
-        from analysis.draw import attention_sheet
-        from memssl_core.data.images import decode_image
-
-        with writing(out):
-            attention_sheet(decode_image(image), found).save(out)
-    summary = found.summary()
-    if json:
-        return print_json(summary)
-    rows, columns = found.grid
-    print(f"transformer block {found.layers[0]}, {rows}×{columns} patches, each row: one attention head and one query")
-    print("head query  on patches  entropy  strongest at (x, y)")
-    for head, masses in enumerate(summary["patch_mass"]):
-        for index, mass in enumerate(masses):
-            x, y = summary["strongest_px"][head][index]
-            entropy = summary["entropy"][head][index]
-            print(f"{head:4d} {index:5d}  {mass:10.1%}  {entropy:7.3f}  ({x:.0f}, {y:.0f})")
 
 
 def neighbours(
@@ -156,7 +110,7 @@ def match(
     if n is not None and n < 1:
         raise ModelError(f"n is {n}; ask for at least 1 match.")
     found = only(found, slice(n))
-    if out and out.suffix == ".csv":
+    if out and out.suffix.lower() == ".csv":
         write_csv(out, COLUMNS, found.rows)
     elif out:
         from analysis.draw import matches_sheet
@@ -250,10 +204,13 @@ def map_memory(
 
 VERBS = {
     "attention": attention,
+    "compare": compare,
     "gallery": gallery,
+    "heads": heads,
     "map": map_memory,
     "match": match,
     "neighbours": neighbours,
+    "pca": pca,
     "search": search,
 }
 

@@ -1,19 +1,25 @@
-"""Pictures for files: attention laid over a picture, neighbours side by side, lines between matches."""
+"""Pictures for files: maps laid over a picture, neighbours side by side, lines between matches, a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageEnhance
 
 from analysis.attention import Attention
-from analysis.matches import Matches
+from analysis.heads import HeadTable
+from analysis.matches import Matches, holding
 from analysis.neighbours import Neighbours
-from memssl_core.data.images import decode_image
+from analysis.pca import Pca
+from memssl_core.data.images import Frame, ImageSource, decode_image
 from memssl_core.errors import ImageError
 
 _GREY, _INK, _PAPER, _GAP, _CAPTION = (160, 160, 160), (32, 32, 32), (255, 255, 255), 6, 16
+PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (240, 228, 66))
+"""blue, orange, green, purple, vermilion, sky, yellow. Source: Okabe and Ito, "Color Universal Design", 2008"""
+FAR = 4
+"""times the median norm, from which a token is told as an outlier [assumption]"""
 # Nine colours from dark to light along the perceptually even "inferno" scale.
 _INFERNO = np.array(
     [(0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85)]
@@ -33,6 +39,97 @@ def overlay(picture: Image.Image, weights: np.ndarray, *, opacity: float = 0.6) 
     colours = Image.fromarray(inferno(weights / max(float(weights.max()), 1e-12)))
     grey = picture.convert("L").convert("RGB")
     return Image.blend(grey, colours.resize(picture.size, Image.Resampling.NEAREST), opacity)
+
+
+def attention_map(
+    picture: Image.Image,
+    weights: np.ndarray,
+    *,
+    mass: float = 1.0,
+    clip: float = 0.995,
+    opacity: float = 0.6,
+    side_px: int = 1024,
+) -> Image.Image:
+    """One map [rows, columns] over the picture, the quantile `clip` and above in the lightest colour. Below a `mass` of
+    1 only the fewest strongest patches that hold this share are coloured, in an outline; the others are dark."""
+    small = _shrunk(picture, side_px)
+    drawn = overlay(small, np.minimum(weights, np.quantile(weights, clip)), opacity=opacity)
+    if mass >= 1:
+        return drawn
+    kept = holding(weights.ravel(), mass).reshape(weights.shape)
+    mask = Image.fromarray(kept).resize(small.size, Image.Resampling.NEAREST)
+    drawn = Image.composite(drawn, ImageEnhance.Brightness(small.convert("L").convert("RGB")).enhance(0.4), mask)
+    _outline(drawn, kept)
+    return drawn
+
+
+def coloured_heads(
+    picture: Image.Image, heads: np.ndarray, colours: Sequence[int | None], *, opacity: float = 0.6, side_px: int = 1024
+) -> Image.Image:
+    """The picture in grey, each patch in the colour of its attention head in int [rows, columns]; -1 has none.
+
+    `colours`: of each head its place in PALETTE; the heads without one are grey.
+    """
+    small = _shrunk(picture, side_px)
+    levels = np.array([_GREY if place is None else PALETTE[place] for place in colours], np.uint8)
+    grey = small.convert("L").convert("RGB")
+    coloured = Image.fromarray(levels[heads.clip(0)]).resize(small.size, Image.Resampling.NEAREST)
+    mask = Image.fromarray(heads >= 0).resize(small.size, Image.Resampling.NEAREST)
+    return Image.composite(Image.blend(grey, coloured, opacity), ImageEnhance.Brightness(grey).enhance(0.6), mask)
+
+
+def norms_map(
+    picture: Image.Image, norms: np.ndarray, *, clip: float = 0.995, opacity: float = 0.6, side_px: int = 1024
+) -> Image.Image:
+    """Patch norms [rows, columns] over the picture, colours from the least to the quantile `clip`. A ring marks each
+    patch longer than FAR times the median."""
+    small = _shrunk(picture, side_px)
+    low, high = float(norms.min()), float(np.quantile(norms, clip))
+    drawn = overlay(small, ((norms - low) / max(high - low, 1e-12)).clip(0, 1), opacity=opacity)
+    pen, across, down = ImageDraw.Draw(drawn), small.width / norms.shape[1], small.height / norms.shape[0]
+    radius = max(6.0, 0.7 * max(across, down))
+    for row, column in np.argwhere(norms > FAR * np.median(norms)).tolist():
+        x, y = (column + 0.5) * across, (row + 0.5) * down
+        for width, colour in ((6, _INK), (2, _PAPER)):
+            reach = radius + width / 2
+            pen.ellipse((x - reach, y - reach, x + reach, y + reach), outline=colour, width=width)
+    return drawn
+
+
+def pca_sheet(found: Pca, images: Sequence[ImageSource], *, side_px: int = 512) -> Image.Image:
+    """Each picture beside the colours of its principal components; what the model did not see of it stays grey."""
+    parts = (found.colours_a, found.frame_a), (found.colours_b, found.frame_b)
+    shown = [(colours, frame) for colours, frame in parts if colours is not None]
+    titled = []
+    for name, image, (colours, frame) in zip("ab", images, shown, strict=False):
+        small = _shrunk(decode_image(image), side_px)
+        x0, y0, x1, y1 = _seen(frame, small.size) if frame else (0, 0, *small.size)
+        patches = small.convert("L").convert("RGB")
+        patches.paste(Image.fromarray(colours).resize((x1 - x0, y1 - y0), Image.Resampling.NEAREST), (x0, y0))
+        titled += [(f"picture {name}", small), (f"components of {name}", patches)]
+    return _sheet(titled, side_px)
+
+
+def head_table_sheet(table: HeadTable, *, cell_px: int = 64) -> Image.Image:
+    """Transformer blocks by attention heads; darker cells matter more. KL, or how far the embedding moves."""
+    values, what = (table.moved, "1 - cosine of the embedding") if table.kl is None else (table.kl, "KL, nats")
+    blocks, heads = values.shape
+    left, top, height = 60, 2 * _CAPTION + 8, cell_px // 2
+    sheet = Image.new("RGB", (left + max(heads, 5) * cell_px + _GAP, top + blocks * height + _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_GAP, 2), f"Silencing an attention head: {what}", fill=_INK)
+    for head in range(heads):
+        pen.text((left + (head + 0.5) * cell_px, top - 2), f"head {head}", fill=_INK, anchor="ms")
+    shares = values / max(float(values.max()), 1e-30)
+    for block, head in np.ndindex(blocks, heads):
+        x, y, share = left + head * cell_px, top + block * height, float(shares[block, head])
+        if head == 0:
+            pen.text((_GAP, y + height / 2), f"block {table.blocks[block]}", fill=_INK, anchor="lm")
+        colour = tuple(round(255 - share * (255 - channel)) for channel in PALETTE[0])
+        pen.rectangle((x, y, x + cell_px - 2, y + height - 2), fill=colour)
+        text = _PAPER if share > 0.5 else _INK
+        pen.text((x + cell_px / 2, y + height / 2), f"{values[block, head]:.3g}", fill=text, anchor="mm")
+    return sheet
 
 
 def attention_sheet(picture: Image.Image, attention: Attention, *, tile_px: int = 240) -> Image.Image:
@@ -97,6 +194,26 @@ def _tiles(found: Sequence[tuple[str, bytes]], tile_px: int) -> list[tuple[str, 
         except ImageError:
             tiles.append((title, Image.new("RGB", (tile_px, tile_px), _GREY)))
     return tiles
+
+
+def _outline(drawn: Image.Image, kept: np.ndarray) -> None:
+    """Lines where patches of bool [rows, columns] that are kept meet others, or the edge."""
+    pen, across, down = ImageDraw.Draw(drawn), drawn.width / kept.shape[1], drawn.height / kept.shape[0]
+    padded = np.pad(kept, 1)
+    for row, column in np.argwhere(padded[:, 1:] != padded[:, :-1]).tolist():
+        pen.line((column * across, (row - 1) * down, column * across, row * down), fill=_PAPER, width=2)
+    for row, column in np.argwhere(padded[1:] != padded[:-1]).tolist():
+        pen.line(((column - 1) * across, row * down, column * across, row * down), fill=_PAPER, width=2)
+
+
+def _seen(frame: Frame, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(x0, y0, x1, y1) px of a picture shown in this (width, height) that the patches cover."""
+    box = *frame.box_of(0)[:2], *frame.box_of(frame.rows * frame.columns - 1)[2:]
+    x0, y0, x1, y1 = (
+        round((at + 0.5) / whole * shown)
+        for at, whole, shown in zip(box, (frame.width, frame.height) * 2, size * 2, strict=True)
+    )
+    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
 
 
 def _shrunk(picture: Image.Image, tile_px: int) -> Image.Image:

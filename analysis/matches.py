@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from analysis.pca import foreground_by_pca
 from memssl_core.data.images import Frame
 from memssl_core.evaluation.correspondence import instance_accuracy
 from memssl_core.model.features import Facet
@@ -87,17 +88,10 @@ class Pair:
         return Matches(points_a, points_b, patches, scores, self.frame_a, self.frame_b, rule, self.facet, self.layer)
 
     def foreground_by_pca(self) -> tuple[np.ndarray, np.ndarray]:
-        """bool [Na], [Nb]: the side of the features' first principal component, over both pictures, that is found less
-        along the pictures' edges."""
-        rows = np.concatenate([self.a, self.b]).astype(np.float64)
-        rows -= rows.mean(0)
-        few = len(rows) < rows.shape[1]  # the smaller of the two products has the same components
-        component = np.linalg.eigh(rows @ rows.T if few else rows.T @ rows)[1][:, -1]
-        along = component if few else rows @ component
-        edge = np.concatenate([_is_edge(self.frame_a), _is_edge(self.frame_b)])
-        if not edge.all() and along[edge].mean() > along[~edge].mean():
-            along = -along
-        return along[: len(self.a)] > 0, along[len(self.a) :] > 0
+        """bool [Na], [Nb]: see `analysis.pca.foreground_by_pca`."""
+        both = (self.a, self.frame_a), (self.b, self.frame_b)
+        in_a, in_b = foreground_by_pca([rows.reshape(frame.rows, frame.columns, -1) for rows, frame in both])
+        return in_a.ravel(), in_b.ravel()
 
 
 def known_accuracy(matches: Matches, homography: np.ndarray) -> dict[str, float | None]:
@@ -128,9 +122,3 @@ def holding(weights: np.ndarray, mass: float = ATTENTION_MASS) -> np.ndarray:
 
 def _centres(frame: Frame, patches: np.ndarray) -> np.ndarray:
     return np.array([frame.centre_of(patch) for patch in patches.tolist()], np.float64).reshape(-1, 2)
-
-
-def _is_edge(frame: Frame) -> np.ndarray:
-    edge = np.ones((frame.rows, frame.columns), bool)
-    edge[1:-1, 1:-1] = False
-    return edge.ravel()

@@ -3,67 +3,40 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
-from dataclasses import dataclass
-from operator import attrgetter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import cachetools
 import numpy as np
 import torch
-from torch import Tensor
 
 from analysis.attention import Attention, Query, query_tokens, rows_of_block
 from analysis.graph import slot_rows
+from analysis.heads import TOP, HeadRow, HeadTable, Turn, head_row, head_table
 from analysis.matches import DEFAULT_FACET, DEFAULT_LAYER, Foreground, Matches, Pair, holding, only
 from analysis.neighbours import Neighbours, SlotSearch, Space
+from analysis.pca import Pca, pca_colours
+from analysis.rollout import Rolled, rolled_rows
+from analysis.tokens import MAX_TOKENS, Tokens, Walked
 from memssl_core.bundle.table import MemoryTable
-from memssl_core.data.images import Frame, ImageSource, decode_image, fit_to_patches, picture_key
+from memssl_core.data.images import Frame, ImageSource, decode_image, picture_key
 from memssl_core.errors import ModelError
+from memssl_core.jobs import Emit
 from memssl_core.model.backbone import embed
 from memssl_core.model.features import (
     FACETS,
-    BlockTokens,
     Facet,
     facet_of,
-    feature_map,
     has_class_token,
     n_layers,
     n_prefix,
-    patch_px,
-    walk,
     why_no_attention,
 )
 from memssl_core.model.matching import RULES, Rule, without_position
+from memssl_core.model.silencing import silenced_outputs
 from memssl_core.sources import Model
-
-MAX_TOKENS = 4096
-"""patches of a picture at most: 512×512 px at patch 8, 1024×1024 at patch 16; a larger picture is reduced"""
-MAX_INPUT_PIXELS = 1 << 20
-"""pixels of a picture at most, which binds where cells are larger: 1024×1024 px"""
-TOKEN_CACHE_BYTES = 320 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class _Walked:
-    pixels: Tensor  # [3, H, W]
-    frame: Frame
-    blocks: list[BlockTokens]  # [1, N, C]
-    final: Tensor  # [1, N, C] after the final norm
-
-    @property
-    def nbytes(self) -> int:
-        return self.pixels.nbytes + self.final.nbytes + sum(block.nbytes for block in self.blocks)
-
-
-@dataclass(frozen=True, eq=False)
-class _Map:
-    cells: np.ndarray  # float32 [rows, columns, C]
-    frame: Frame
-
-    @property
-    def nbytes(self) -> int:
-        return self.cells.nbytes
 
 
 class Workbench:
@@ -74,11 +47,10 @@ class Workbench:
     """
 
     def __init__(self, model: Model, *, device: str | torch.device = "cpu", max_tokens: int = MAX_TOKENS) -> None:
-        self.model, self.max_tokens = model, max_tokens
-        self._tokens: cachetools.LRUCache[Any, Any] = cachetools.LRUCache(TOKEN_CACHE_BYTES, attrgetter("nbytes"))
+        self.model, self.max_tokens, self._tokens = model, max_tokens, Tokens(model, max_tokens)
         self._embeddings: cachetools.LRUCache = cachetools.LRUCache(256)
         self._searches: dict[str, SlotSearch] = {}
-        self._caches, self._forward, self._building = threading.Lock(), threading.Lock(), threading.Lock()
+        self._caches, self._building = threading.Lock(), threading.Lock()
         self.move(device)
 
     def move(self, device: str | torch.device) -> None:
@@ -87,8 +59,7 @@ class Workbench:
         for module in (self.model.backbone, self.model.head, self.model.student):
             if module is not None:
                 module.to(self.device)
-        with self._caches:
-            self._tokens.clear()
+        self._tokens.move(self.device)
 
     def pixels(self, image: ImageSource, size: int | None = None) -> tuple[np.ndarray, Frame]:
         """float32 [3, H, W] as the backbone gets a picture for maps, and its frame.
@@ -96,7 +67,7 @@ class Workbench:
         The aspect is kept, the long side is `size` pixels (None: the picture's own) up to `max_tokens` patches and
         MAX_INPUT_PIXELS, sides are multiples of the patch side.
         """
-        pixels, frame = self._pixels(image, size)
+        pixels, frame = self._tokens.pixels(image, size)
         return pixels.numpy(), frame
 
     def attention(
@@ -114,7 +85,7 @@ class Workbench:
         mean over all patches. Raises: ModelError if the model has no such block or token, or no attention to show.
         """
         blocks, layer = self._blocks(), self._layer(layer)
-        walked = self._walk(image, size, key)
+        walked = self._tokens.walk(image, size, key)
         queries = self._queries(query, walked.frame)
         rows = rows_of_block(blocks[layer], walked.blocks[layer], queries, n_prefix(self.model.backbone))
         return self._attention(rows, walked, (layer,), queries)
@@ -123,13 +94,30 @@ class Workbench:
         self, image: ImageSource, query: Query = "cls", size: int | None = None, *, key: str | None = None
     ) -> Attention:
         """Rows [L, attention heads, N] of one query (as in `attention`) in every transformer block."""
-        blocks, walked = self._blocks(), self._walk(image, size, key)
-        queries = self._queries(query, walked.frame)
-        if len(queries) > 1:
-            raise ModelError(f"{len(queries)} queries were asked for where one is shown; choose one.")
+        blocks, walked = self._blocks(), self._tokens.walk(image, size, key)
+        queries = self._one_query(query, walked.frame)
         prefix, pairs = n_prefix(self.model.backbone), zip(blocks, walked.blocks, strict=True)
         rows = np.stack([rows_of_block(block, entered, queries, prefix)[:, 0] for block, entered in pairs])
         return self._attention(rows, walked, tuple(range(len(blocks))), queries)
+
+    def rollout(
+        self,
+        image: ImageSource,
+        query: Query = "cls",
+        size: int | None = None,
+        *,
+        start: int = 0,
+        key: str | None = None,
+    ) -> Rolled:
+        """Attention rollout of one query (as in `attention`) from transformer block `start` to every later one."""
+        blocks, start, walked = self._blocks(), self._layer(start), self._tokens.walk(image, size, key)
+        queries, prefix = self._one_query(query, walked.frame), n_prefix(self.model.backbone)
+        first = torch.zeros(walked.final.shape[1], device=self.device)
+        first[queries or slice(prefix, None)] = 1
+        attentions = [block.get_submodule("attn") for block in blocks]
+        rows = rolled_rows(attentions, walked.blocks, first / first.sum(), start).cpu().numpy()
+        grid = walked.frame.rows, walked.frame.columns
+        return Rolled(rows, start, grid, prefix, walked.frame, tuple(queries))
 
     def embedding(self, image: ImageSource, *, key: str | None = None) -> np.ndarray:
         """float32 [C]: the backbone's output for the picture under the model's own transform (resize, centre crop)."""
@@ -138,7 +126,7 @@ class Workbench:
             known = self._embeddings.get(key)
         if known is None:
             pixels = self.model.transform(decode_image(image))[None].to(self.device)
-            with self._forward, torch.inference_mode():
+            with self._tokens.forward, torch.inference_mode():
                 known = embed(self.model.backbone, pixels)[0].float().cpu().numpy()
             with self._caches:
                 self._embeddings[key] = known
@@ -147,12 +135,15 @@ class Workbench:
     def projection(self, image: ImageSource, *, key: str | None = None) -> np.ndarray:
         """float32 [D], unit length: the head's output for `embedding`, the teacher's in a bundle that holds both
         networks. ModelError if the model has no head."""
+        return self._projections(self.embedding(image, key=key)[None])[0]
+
+    def _projections(self, embeddings: np.ndarray) -> np.ndarray:
+        """[n, C] -> float32 [n, D] of unit length."""
         head = self.model.head
         if head is None:
             raise ModelError("This model has no projection head, so the memory space is closed to it.")
-        rows = torch.from_numpy(self.embedding(image, key=key))[None].to(self.device)
-        with self._forward, torch.inference_mode():
-            return head(rows)[0].cpu().numpy()
+        with self._tokens.forward, torch.inference_mode():
+            return head(torch.from_numpy(embeddings).to(self.device)).cpu().numpy()
 
     def student_projection(self, image: ImageSource) -> np.ndarray:
         """float32 [D], unit length: what the student makes of the picture. ModelError if the model has no student."""
@@ -160,8 +151,44 @@ class Workbench:
         if student is None:
             raise ModelError("This model holds no student, so there is nothing to compare its teacher with.")
         pixels = self.model.transform(decode_image(image))[None].to(self.device)
-        with self._forward, torch.inference_mode():
+        with self._tokens.forward, torch.inference_mode():
             return student(pixels)[0].cpu().numpy()
+
+    def silenced(
+        self, image: ImageSource, block: int, *, key: str | None = None, turn: Turn = nullcontext
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`embedding`, and what becomes of it as each attention head of a transformer block falls silent: float32 [C]
+        and [attention heads, C]. What entered the blocks is kept, so one after the other runs the front but once.
+
+        The model runs within `turn()`, once for the picture and once for some heads at a time."""
+        block = self._layer(block)
+        with turn():
+            passage = self._tokens.passage(image, key)
+
+        @contextmanager
+        def alone() -> Iterator[None]:
+            with turn(), self._tokens.forward:
+                yield
+
+        silenced = silenced_outputs(self.model.backbone, passage, block, alone)
+        return passage.embedding[0].float().cpu().numpy(), silenced.float().cpu().numpy()
+
+    def head_row(
+        self, image: ImageSource, block: int, top: int = TOP, *, key: str | None = None, turn: Turn = nullcontext
+    ) -> HeadRow:
+        """See `analysis.heads.head_row`."""
+        return head_row(self, image, block, top=top, key=key, turn=turn)
+
+    def head_table(
+        self,
+        image: ImageSource,
+        top: int = TOP,
+        *,
+        emit: Emit | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> HeadTable:
+        """See `analysis.heads.head_table`."""
+        return head_table(self, image, top=top, emit=emit, should_stop=should_stop)
 
     def features(
         self,
@@ -184,8 +211,9 @@ class Workbench:
         if why_no_attention(self.model.backbone):
             if facet != "token":
                 raise ModelError(f"This model has no {facet} facet that could be read; choose token.")
-            return self._map(image, size, layer)
-        walked = self._walk(image, size, None)
+            known = self._tokens.map(image, size, layer)
+            return known.cells, known.frame
+        walked = self._tokens.walk(image, size, None)
         if facet != "token":
             attention = self._blocks()[layer].get_submodule("attn")
             with torch.inference_mode():
@@ -196,6 +224,23 @@ class Workbench:
             tokens = walked.blocks[layer].left
         cells = tokens[0, n_prefix(self.model.backbone) :].float().cpu().numpy()
         return cells.reshape(walked.frame.rows, walked.frame.columns, -1), walked.frame
+
+    def pca(
+        self,
+        image_a: ImageSource,
+        image_b: ImageSource | None = None,
+        facet: Facet | None = None,
+        layer: int | None = None,
+        size: int | None = None,
+        *,
+        foreground: bool = False,
+    ) -> Pca:
+        """Principal components of `features`, by default the last layer's tokens; see `analysis.pca.pca_colours`."""
+        images = [image for image in (image_a, image_b) if image is not None]
+        asked: Any = {"facet": facet or "token", "layer": -1 if layer is None else layer}
+        found = [self.features(one, size, **asked) for one in images]
+        colours = pca_colours(*(cells for cells, _ in found), foreground=foreground)
+        return replace(colours, frame_a=found[0][1], frame_b=found[1][1] if image_b is not None else None)
 
     def pair(
         self,
@@ -293,6 +338,17 @@ class Workbench:
         """int64 [M], the written slots, rising, and their float32 [M, D] or [M, C] unit rows in this space."""
         return slot_rows(self._memory(), space, has_head=self.model.head is not None)
 
+    def slot_cosines(self, embeddings: np.ndarray) -> np.ndarray | None:
+        """[n, C] embeddings -> float32 [n, M]: cosines with every written slot, of projections, or of embeddings in a
+        model without head. None if the model has no memory or nothing is written."""
+        if not self.model.card["memory_filled"]:
+            return None
+        if self.model.head is None:
+            rows, space = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True), "embedding"
+        else:
+            rows, space = self._projections(embeddings), "memory"
+        return rows @ self._search(space).rows.T
+
     def _search(self, space: Space) -> SlotSearch:
         with self._building:
             if space not in self._searches:
@@ -316,72 +372,18 @@ class Workbench:
             raise ModelError(f"There is no layer {layer}; this model has {noun} 0 to {count - 1}.")
         return layer % count
 
-    def _map(self, image: ImageSource, size: int | None, layer: int) -> tuple[np.ndarray, Frame]:
-        sized = picture_key(image), size, layer
-        with self._caches:
-            known = self._tokens.get(sized)
-        if known is None:
-            picture, box = decode_image(image), (0.0, 0.0, 1.0, 1.0)
-            pixels, frame = self._pixels(picture, size)
-            try:
-                cells = self._cells(pixels, layer)
-            except ModelError:
-                if size is not None:
-                    raise
-                transform = self.model.transform
-                cells, box = self._cells(transform(picture), layer), transform.crop_box(*picture.size)
-            if cells[..., 0].size > self.max_tokens:
-                grid = "×".join(str(side) for side in cells.shape[:2])
-                raise ModelError(f"Layer {layer} has {grid} cells here; choose a later one or a smaller size.")
-            known = _Map(cells, _frame_of_cells(frame, cells.shape[:2], box))
-            self._keep(sized, known)
-        return known.cells, known.frame
-
-    def _pixels(self, image: ImageSource, size: int | None) -> tuple[Tensor, Frame]:
-        if size is not None and not 1 <= size <= 16_384:
-            raise ModelError(f"size is {size}; choose a long side from 1 to 16384 pixels.")
-        side = patch_px(self.model.backbone)
-        most = max(1, min(self.max_tokens, MAX_INPUT_PIXELS // side**2))
-        fitted, frame = fit_to_patches(decode_image(image), patch_px=side, size=size, max_tokens=most)
-        return self.model.transform.normalise(fitted), frame
-
-    def _cells(self, pixels: Tensor, layer: int) -> np.ndarray:
-        backbone = self.model.backbone
-        asked = None if layer == n_layers(backbone) - 1 else layer
-        with self._forward, torch.inference_mode():
-            cells = feature_map(backbone, pixels[None].to(self.device), asked)[0]
-        return cells.permute(1, 2, 0).float().cpu().numpy()
-
-    def _walk(self, image: ImageSource, size: int | None, key: str | None) -> _Walked:
-        sized = key or picture_key(image), size
-        with self._caches:
-            walked = self._tokens.get(sized)
-        if walked is None:
-            pixels, frame = self._pixels(image, size)
-            with self._forward, torch.inference_mode():
-                walked = _Walked(pixels, frame, *walk(self.model.backbone, pixels[None].to(self.device)))
-            self._keep(sized, walked)
-        return walked
-
-    def _keep(self, key: Hashable, kept: _Walked | _Map) -> None:
-        if kept.nbytes <= self._tokens.maxsize:
-            with self._caches:
-                self._tokens[key] = kept
+    def _one_query(self, query: Query, frame: Frame) -> list[int]:
+        queries = self._queries(query, frame)
+        if len(queries) > 1:
+            raise ModelError(f"{len(queries)} queries were asked for where one is shown; choose one.")
+        return queries
 
     def _queries(self, query: Query, frame: Frame) -> list[int]:
         backbone = self.model.backbone
         return query_tokens(query, n_prefix=n_prefix(backbone), has_class_token=has_class_token(backbone), frame=frame)
 
-    def _attention(self, rows: np.ndarray, walked: _Walked, layers: tuple[int, ...], queries: list[int]) -> Attention:
+    def _attention(self, rows: np.ndarray, walked: Walked, layers: tuple[int, ...], queries: list[int]) -> Attention:
         grid = walked.frame.rows, walked.frame.columns
         prefix, pixels = n_prefix(self.model.backbone), walked.pixels.numpy()
-        return Attention(rows, grid, prefix, walked.frame, pixels, layers, tuple(queries))
-
-
-def _frame_of_cells(frame: Frame, cells: tuple[int, ...], box: tuple[float, float, float, float]) -> Frame:
-    """The frame of (rows, columns) cells that share a box (x0, y0, x1, y1 in 0..1) of the picture evenly."""
-    (rows, columns), (x0, y0, x1, y1) = cells, box
-    scale_x = columns * frame.patch_px / ((x1 - x0) * frame.width)
-    scale_y = rows * frame.patch_px / ((y1 - y0) * frame.height)
-    left_px, top_px = x0 * frame.width * scale_x, y0 * frame.height * scale_y
-    return Frame(frame.width, frame.height, rows, columns, frame.patch_px, scale_x, scale_y, left_px, top_px)
+        norms = torch.cat([walked.blocks[layer].left[:, prefix:].norm(dim=2) for layer in layers]).float().cpu().numpy()
+        return Attention(rows, grid, prefix, walked.frame, pixels, layers, tuple(queries), norms)

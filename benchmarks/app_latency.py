@@ -1,12 +1,13 @@
 """How long does a person wait on the page? In headless Chromium without a GPU, against the budgets of the design.
 
-python benchmarks/app_latency.py [--rounds N] [--parts correspondence map train] [--points N N]
+python benchmarks/app_latency.py [--rounds N] [--parts attention correspondence …] [--points N N]
 
 The Correspondence tab with the embedded model and with a ViT-S/16 of random weights: two pictures of 224 px until their
 matches are drawn, at the input size nearest to that; a click until the heat map is painted, and until the memories of
 its crop are there; 60 pointer moves, each with its heat map. The panel Map with 131 072 and with 1 000 000 points, see
-map_latency.py. The tabs beside a run that trains, see train_latency.py. Medians and the slowest; the pictures are new
-in each round, so nothing was computed before.
+map_latency.py. The tab Attention, and the memory that uploads take, see attention_latency.py. The tabs beside a run
+that trains, see train_latency.py. Medians and the slowest; the pictures are new in each round, so nothing was computed
+before.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import tyro
+from attention_latency import measure_attention, measure_uploads
 from map_latency import measure_map
 from page_timing import chromium, line, serving, settle
 from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
@@ -66,12 +68,15 @@ MOVES = """async () => {
 }"""
 
 
+Part = Literal["attention", "uploads", "correspondence", "map", "train"]
+
+
 @dataclass(frozen=True)
 class Setting:
-    parts: tuple[Literal["correspondence", "map", "train"], ...] = ("correspondence", "map", "train")
+    parts: tuple[Part, ...] = get_args(Part)
     rounds: int = 7
     models: tuple[str, ...] = ("embedded", "random:vit_small_patch16_224")
-    """of the part correspondence"""
+    """of the parts attention and correspondence"""
     points: tuple[int, ...] = (131_072, 1_000_000)
     """of the part map"""
     starts: int = 3
@@ -159,6 +164,12 @@ def measure_correspondence(browser: Browser, folder: Path, setting: Setting) -> 
 def main(setting: Setting) -> None:
     print(f"{setting} ({machine()}; load before: {os.getloadavg()[0]:.1f})")
     with sync_playwright() as playwright, chromium(playwright) as browser:
+        if "attention" in setting.parts:
+            with tempfile.TemporaryDirectory() as folder:
+                measure_attention(browser, Path(folder), setting.models, setting.rounds)
+        if "uploads" in setting.parts:
+            with tempfile.TemporaryDirectory() as folder:
+                measure_uploads(browser, Path(folder))
         if "correspondence" in setting.parts:
             with tempfile.TemporaryDirectory() as folder:
                 measure_correspondence(browser, Path(folder), setting)

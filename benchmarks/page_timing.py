@@ -29,12 +29,8 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
 def serving(folder: Path, model: str) -> Iterator[str]:
     """The address of an app of its own, on two threads, with this model open and nothing computed."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = Server(folder, ["--model", model], threads=2)
-    try:
-        server.start()
+    with Server(folder, ["--model", model], threads=2) as server:
         yield server.url
-    finally:
-        server.stop()
 
 
 def settle(page: Page) -> None:

@@ -39,3 +39,14 @@ def votes_by_loops(gallery, labels, query, k: int, temperature: float) -> int:
     for i in nearest:
         votes[labels[i]] = votes.get(labels[i], 0.0) + math.exp(scores[i] / temperature)
     return min(votes, key=lambda c: (-votes[c], c))
+
+
+def effect_by_loops(whole, silenced, temperature: float, top: int) -> tuple[float, float]:
+    """KL in nats between what a memory answers with all heads and with one silenced, and the share of the top kept.
+
+    Lists of cosines with every slot, all different.
+    """
+    p, q = (softmax([cosine / temperature for cosine in cosines]) for cosines in (whole, silenced))
+    kl = sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
+    before, after = (set(sorted(range(len(cosines)), key=lambda i: -cosines[i])[:top]) for cosines in (whole, silenced))
+    return kl, len(before & after) / len(before)

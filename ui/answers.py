@@ -1,13 +1,19 @@
-"""What our routes answer with: bytes under a key, files, and a sentence for what is gone."""
+"""What our routes answer with: bytes under a key, pictures, files, and a sentence for what is gone."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LOSSLESS_PX = 512  # up to here pictures travel as PNG: drawn ones have sharp edges
 
 
 def npz(name: str, **arrays: object) -> Response:
@@ -28,3 +34,16 @@ def cached(request: Request, key: str, make: Callable[[], tuple[bytes, str]]) ->
         return Response(status_code=304, headers=headers)
     data, media_type = make()
     return Response(data, media_type=media_type, headers={**headers, "X-Content-Type-Options": "nosniff"})
+
+
+def encode(image: Image.Image, side: int) -> tuple[bytes, str]:
+    """The picture with its longest side at most `side` px: PNG when small, else JPEG."""
+    if max(image.size) > side:
+        image = image.copy()
+        image.thumbnail((side, side), reducing_gap=2.0)
+    file = io.BytesIO()
+    if max(image.size) <= LOSSLESS_PX:
+        image.save(file, "PNG", compress_level=1)
+        return file.getvalue(), "image/png"
+    image.save(file, "JPEG", quality=90)
+    return file.getvalue(), "image/jpeg"

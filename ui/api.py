@@ -20,8 +20,11 @@ from pydantic import ValidationError, validate_call
 
 from memssl_core.errors import ModelError
 from memssl_core.jobs import write_atomically
+from ui.beside import arrays_of
+from ui.compare import compared
 from ui.context import Context, told
-from ui.header import offered
+from ui.header import checkpoints, offered
+from ui.heads import table
 from ui.messages import explain
 from ui.search import records_like
 from ui.slots import points_table
@@ -31,10 +34,16 @@ MAX_K = 1000
 
 
 def add_endpoints(context: Context) -> None:
-    """`attention`, `match`, `neighbours`, `search`, `map_points` and `model_card`, inside the page's Blocks."""
+    """The named endpoints, inside the page's Blocks: `attention`, `heads`, `pca`, `compare`, `match`, `neighbours`,
+    `search`, `map_points` and `model_card`."""
 
     def attention(
-        image: FileData, model: str | None = None, layer: int = -1, query: str = "cls", size: int | None = None
+        image: FileData,
+        model: str | None = None,
+        layer: int = -1,
+        query: str = "cls",
+        size: int | None = None,
+        start: int | None = None,
     ) -> tuple[FileData, dict[str, Any]]:
         """Where a token of a picture reads: attention rows of one transformer block of a vision model.
 
@@ -44,15 +53,87 @@ def add_endpoints(context: Context) -> None:
             layer: transformer block, 0-based; negatives count from the last.
             query: cls, mean, register:I, a patch index, x,y in pixels, or several of these joined by ;
             size: long side in pixels at which the model reads the picture; as it is if left out.
+            start: also the attention rollout of one query, from this transformer block on, 0-based.
         Returns:
-            An npz file (rows, grid, n_prefix) and a summary.
+            An npz file (rows, norms of the patches, grid, n_prefix; rollout: of every transformer block) and a summary.
         """
         workbench, picture = named(context, model), opened(image)
         with context.turns.take("model"):
             found = workbench.attention(picture, layer=layer, query=query, size=size)
-        file = io.BytesIO()
-        np.savez(file, rows=found.rows, grid=np.array(found.grid), n_prefix=np.array(found.n_prefix))
-        return saved("attention.npz", file.getvalue), found.summary()
+            arrays = {"rows": found.rows, "norms": found.norms, "grid": found.grid, "n_prefix": found.n_prefix}
+            if start is not None:
+                arrays["rollout"] = workbench.rollout(picture, query, size, start=start).rows
+        return saved("attention.npz", lambda: npz_bytes(**arrays)), found.summary()
+
+    def heads(image: FileData, model: str | None = None, top: int = 20) -> dict[str, Any]:
+        """Which attention heads of a vision model matter for a picture: what silencing each one of them does.
+
+        Args:
+            image: the picture to look at.
+            model: a model that this server has open; left out, the one its page opens with.
+            top: of how many strongest memories to count how many stay.
+        Returns:
+            Of each transformer block and attention head: kl, nats, of the distribution over the memory; kept, the
+            share of the top memories that stay; moved, 1 - cosine of the embedding.
+        """
+        if not 1 <= top <= MAX_K:
+            raise ModelError(f"top is {top}; ask for 1 to {MAX_K} memories.")
+        return table(context, named(context, model), opened(image), top)
+
+    def pca(
+        image: FileData,
+        image_b: FileData | None = None,
+        model: str | None = None,
+        facet: Literal["token", "key", "query", "value"] = "token",
+        layer: int = -1,
+        size: int | None = None,
+        foreground: bool = False,
+    ) -> tuple[FileData, FileData]:
+        """The patches of one picture, or of two together, coloured by the principal components of their features.
+
+        Args:
+            image: the picture to look at.
+            image_b: a second one, which shares components and colours.
+            model: a model that this server has open; left out, the one its page opens with.
+            facet: token, key, query or value.
+            layer: transformer block or stage, 0-based; negatives count from the last.
+            size: long side in pixels at which the model reads each picture; as it is if left out.
+            foreground: only the foreground, as the first component finds it.
+        Returns:
+            A PNG file, and an npz file (components, colours, front and grid of each picture, explained).
+        """
+        workbench = named(context, model)
+        from analysis import draw  # which brings torch: not before the model is open
+
+        pictures = [opened(one) for one in (image, image_b) if one]
+        with context.turns.take("model"):
+            found = workbench.pca(*pictures, facet=facet, layer=layer, size=size, foreground=foreground)
+        sheet = io.BytesIO()
+        draw.pca_sheet(found, pictures).save(sheet, "PNG")
+        sides = "ab"[: len(pictures)]
+        grids = {f"grid_{side}": getattr(found, f"front_{side}").shape for side in sides}
+        arrays = {**arrays_of(found, sides), **grids, "explained": found.explained}
+        return saved("pca.png", sheet.getvalue), saved("pca.npz", lambda: npz_bytes(**arrays))
+
+    def compare(
+        image: FileData, other: str, model: str | None = None, k: int = 20, pictures: int = 0
+    ) -> dict[str, Any]:
+        """How far two vision models agree about a picture, and over a set of drawn pictures.
+
+        Args:
+            image: the picture to look at.
+            other: the second model, one that this server has open.
+            model: the first; left out, the one its page opens with.
+            k: how many memories of each to compare.
+            pictures: over how many drawn pictures to compare what both embed, at most 256; 0 for none.
+        Returns:
+            memories: those nearest to the picture, and which both answer with; maps: the overlap of the attention of
+            the last transformer blocks; probe: debiased CKA, mutual k-NN beside chance, and the pictures whose
+            neighbours changed most, first. Where a comparison cannot be made, words say why.
+        """
+        if not 1 <= k <= MAX_K:
+            raise ModelError(f"k is {k}; ask for 1 to {MAX_K} memories.")
+        return compared(context, (named(context, model), named(context, other)), opened(image), k, pictures)
 
     def neighbours(
         image: FileData, space: Literal["memory", "embedding"] = "memory", k: int = 20, model: str | None = None
@@ -147,7 +228,7 @@ def add_endpoints(context: Context) -> None:
         """
         return named(context, model).model.card
 
-    for endpoint in (attention, match, neighbours, search, map_points, model_card):
+    for endpoint in (attention, heads, pca, compare, match, neighbours, search, map_points, model_card):
         gr.api(spoken(endpoint), api_name=endpoint.__name__, queue=False)
 
 
@@ -168,10 +249,17 @@ def named(context: Context, model: str | None):
     opened = context.opened()
     with suppress(ModelError):
         return opened.models[model]
-    for entry in offered(context):
-        if entry.cached and model in (entry.source, told(context, entry.source)):
-            return opened.models[opened.models.open(entry.source)]
+    sources = [entry.source for entry in offered(context) if entry.cached]
+    for source in [*sources, *(source for source, _ in checkpoints(context))]:
+        if model in (source, told(context, source)):
+            return opened.models[opened.models.open(source)]
     raise ModelError("This model is not served here; leave `model` out, or name one that the page lists as cached.")
+
+
+def npz_bytes(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
 def opened(image: FileData) -> bytes:

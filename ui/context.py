@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from ui.store import Pictures, Store
 
 if TYPE_CHECKING:
     from analysis import Models, Workbench
+    from analysis.probe import Probed
+    from ui.probes import Probe
 
 WAIT_S = 20
 Visit = tuple[str, ...]  # the handles of one visitor's uploads, all that gr.State holds
@@ -60,20 +63,43 @@ class Training:
 
 
 class Turns:
-    """How many may do a heavy thing at once; the others wait, at most WAIT_S unless they say."""
+    """How many may do a heavy thing at once; the others wait, at most WAIT_S unless they say.
+
+    A place goes to whoever waits longest, so that one who asks again and again leaves room for others in between.
+    """
 
     def __init__(self, **places: int) -> None:
-        self._turns = {name: threading.BoundedSemaphore(number) for name, number in places.items()}
+        self._free, self._lock = places, threading.Lock()
+        self._waiting: dict[str, deque[threading.Event]] = {name: deque() for name in places}
 
     @contextmanager
     def take(self, name: str, *, wait_s: float = WAIT_S) -> Iterator[None]:
         """Raises ModelError, one sentence, when the turn does not come."""
-        if not self._turns[name].acquire(timeout=wait_s):
-            raise ModelError("Too many people are asking at once; try again in a moment.")
+        has_place = threading.Event()
+        with self._lock:
+            self._waiting[name].append(has_place)
+            self._give(name)
+        if not has_place.wait(wait_s):
+            with self._lock:
+                if not has_place.is_set():
+                    self._waiting[name].remove(has_place)
+                    raise ModelError("Too many people are asking at once; try again in a moment.")
         try:
             yield
         finally:
-            self._turns[name].release()
+            with self._lock:
+                self._free[name] += 1
+                self._give(name)
+
+    def _give(self, name: str) -> None:
+        while self._free[name] and self._waiting[name]:
+            self._free[name] -= 1
+            self._waiting[name].popleft().set()
+
+
+def bytes_of(parts: tuple[Probed, ...]) -> int:
+    arrays = (array for part in parts for array in (part.embedding, part.layers))
+    return sum(array.nbytes for array in arrays if array is not None)
 
 
 @dataclass(frozen=True)
@@ -93,6 +119,10 @@ class Context:
     """None: no run can be started, seen or changed from the page"""
     pictures: Pictures = field(default_factory=Pictures)
     results: Store[bytes] = field(default_factory=lambda: Store(256_000_000, len))
+    probed: Store[tuple[Probed, ...]] = field(default_factory=lambda: Store(256_000_000, bytes_of))
+    """sets of pictures, as far as a model has embedded them"""
+    probes: Store[Probe] = field(default_factory=lambda: Store(32_000_000, lambda probe: probe.nbytes))
+    """sets of thumbnails of memories"""
     layouts: Layouts = field(default_factory=Layouts)
     stories: Stories = field(default_factory=Stories)
     shelves: Shelves = field(default_factory=Shelves)
@@ -114,6 +144,11 @@ class Context:
         """The model behind a handle of `page_facts`; without one, the model that the page opens with."""
         opened = self.opened()
         return opened.models[handle or opened.handle]
+
+    def model_of(self, asked: dict) -> tuple[str, Workbench]:
+        """The `model` that a question names by its handle, or else the one that the page opens with."""
+        handle = str(asked.get("model") or self.opened().handle)
+        return handle, self.workbench(handle)
 
 
 def told(context: Context, source: str) -> str:

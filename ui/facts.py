@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ui.context import Context
 
 MAX_PATCHES = 1600  # of a square picture: keeps an answer below a second on two cores
+MOST_PATCHES, STEP_PATCHES = 64, 4  # along a side, where one chooses to wait longer; 4096 of a square picture
+LONGEST_PX = 1024  # of a square picture, see analysis.workbench.MAX_INPUT_PIXELS
 FIGURE_NAMES = {
     "knn_top1": "k-NN top-1, per cent",
     "knn_top1_untrained": "k-NN top-1 before training",
@@ -71,6 +73,35 @@ def input_sizes(card: dict) -> list[int]:
     return [own * n for n in (1, 2, 3, 4) if n == 1 or (own * n // patch) ** 2 <= MAX_PATCHES]
 
 
+def attention_sizes(card: dict) -> list[tuple[int, int, float]]:
+    """(long side in px, patches along it, work relative to `first_size`), rising; none for a model without attention.
+
+    From the model's own size in steps of whole patches to `MOST_PATCHES` of a square picture, with all `input_sizes`.
+    The work is the multiply-adds of a transformer block on N tokens of width C: 12 N C² in its linear layers, when its
+    MLP is four times as wide, and 2 N² C in its attention.
+    """
+    if card["why_no_attention"]:
+        return []
+    patch, width = card["patch_px"], card["embedding_width"]
+    own = card["input_px"] // patch
+    most = min(MOST_PATCHES, LONGEST_PX // patch)
+    sides = {*range(own, most + 1, STEP_PATCHES), *([most] if most > own else [])}
+    offered = {side * patch: side for side in sides} | {px: px // patch for px in input_sizes(card)}
+
+    def work(side: int) -> float:
+        tokens = side**2 + card["prefix_tokens"]
+        return 12 * tokens * width**2 + 2 * tokens**2 * width
+
+    usual = work(first_size(card) // patch)
+    return [(px, side, round(work(side) / usual, 3)) for px, side in sorted(offered.items())]
+
+
+def prefix_tokens(card: dict) -> list[str]:
+    """The queries that name the tokens before the patches, in order."""
+    registers = card["prefix_tokens"] - card["class_token"]
+    return ["cls"] * card["class_token"] + [f"register:{i}" for i in range(registers)]
+
+
 def first_size(card: dict) -> int:
     """The smallest offered size with at least 14 patches a side: a coarser map hides what it shows."""
     sizes = input_sizes(card)
@@ -87,6 +118,9 @@ def model_facts(context: Context, handle: str) -> dict[str, Any]:
         facts["facts"].append(("Map of the memory", words))
     if source != model.source and source.startswith("bundle:"):  # known by the name it was given here
         facts |= {"name": source.removeprefix("bundle:"), "facts": [("Model", facts["name"]), *facts["facts"]]}
+    kind, _, rest = source.partition(":")
+    if kind == "run" and "@" in rest:  # a checkpoint, whose own name is its step
+        facts["name"] = rest
     return {
         "handle": handle,
         "source": source,
@@ -151,6 +185,10 @@ def card_facts(card: dict) -> dict[str, Any]:
         "whole": ["cls", "class token"] if card["class_token"] else ["mean", "mean over patches"],
         "sizes": [(size, f"{size} px · {size // patch}×{size // patch} patches") for size in input_sizes(card)],
         "size": first_size(card),
+        "attention_sizes": attention_sizes(card),
+        "prefix_tokens": prefix_tokens(card),
+        "blocks": card["blocks"],
+        "heads": card["attention_heads"],
         "layers": card["layers"],
         "layer_noun": "block" if tokens else "stage",
         "facets": card["facets"],

@@ -11,9 +11,10 @@ from pydantic import BaseModel, Field
 from memssl_core import jobs, paths
 from memssl_core.errors import HubError, ModelError
 from ui.context import Context, told
-from ui.facts import model_facts
+from ui.facts import grouped, model_facts
 from ui.messages import spoken
 from ui.openings import Opening, Openings
+from ui.runs import SHOWN, all_facts, steps_kept
 
 if TYPE_CHECKING:
     from memssl_core.catalogue import Entry
@@ -106,13 +107,28 @@ def offered(context: Context) -> list[Entry]:
     return [entry for entry in entries if entry.cached] if context.public else entries
 
 
+def checkpoints(context: Context) -> list[tuple[str, str]]:
+    """(source, title) of every checkpoint that a run has kept, the newest run first; not for visitors from elsewhere,
+    unless they may train."""
+    if context.public and context.training is None:
+        return []
+    is_usual = context.runs.absolute() == paths.runs_dir().absolute()
+    folders = [context.runs / run["id"] for run in all_facts(context)[:SHOWN]]
+    return [
+        (f"run:{folder.name if is_usual else folder.absolute()}@{step}", f"{folder.name}, step {grouped(step)}")
+        for folder in folders
+        for step in steps_kept(folder / "checkpoints", ".pt")
+    ]
+
+
 def allowed(context: Context, asked: str) -> str:
     """The source that a visitor means and may open. ModelError if visitors from elsewhere may not have it."""
     if asked == context.source:
         return context.opened().source
-    for entry in offered(context):
-        if asked in (entry.source, told(context, entry.source)):
-            return entry.source
+    sources = [*(entry.source for entry in offered(context)), *(source for source, _ in checkpoints(context))]
+    for source in sources:
+        if asked in (source, told(context, source)):
+            return source
     if context.public:
         raise ModelError("Only models that are already on this server are shown here; choose one from the list.")
     if not asked:

@@ -21,9 +21,12 @@ from memssl_core.paths import without_folders
 from ui.answers import gone
 from ui.api import Refusal, add_endpoints
 from ui.attention import attention_tab
+from ui.beside import beside_panel
+from ui.compare import compare_tab
 from ui.context import Context, Opened, Training, Visit
 from ui.correspondence import correspondence_tab
 from ui.guard import Login, make_guard
+from ui.heads import head_panel
 from ui.map import map_panel
 from ui.memory import memory_tab
 from ui.routes import add_routes
@@ -38,6 +41,9 @@ HEAD = """
 <link rel="stylesheet" href="ui/train.css">
 <link rel="stylesheet" href="ui/runview.css">
 <link rel="stylesheet" href="ui/search.css">
+<link rel="stylesheet" href="ui/attention.css">
+<link rel="stylesheet" href="ui/beside.css">
+<link rel="stylesheet" href="ui/compare.css">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <script>
 try { // the theme chosen before, unless the address names one
@@ -117,6 +123,8 @@ def blocks(context: Context) -> gr.Blocks:
             with gr.Tab("Attention", id="attention"):
                 tray(context, visit, "tray-attention")
                 attention_tab(context, visit)
+                beside_panel(context, visit)
+                head_panel(context, visit)
             with gr.Tab("Correspondence", id="correspondence"):
                 tray(context, visit, "tray-correspondence")
                 correspondence_tab(context, visit)
@@ -128,6 +136,9 @@ def blocks(context: Context) -> gr.Blocks:
             with gr.Tab("Search", id="search"):
                 tray(context, visit, "tray-search")
                 search_tab(context, visit)
+            with gr.Tab("Compare", id="compare"):
+                tray(context, visit, "tray-compare")
+                compare_tab(context, visit)
             if context.training:
                 with gr.Tab("Train", id="train"):
                     view("train", elem_id="train")

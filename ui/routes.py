@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +11,8 @@ from fastapi.responses import JSONResponse, Response
 
 from memssl_core.errors import MemsslError
 from ui import wire
-from ui.answers import cached, gone, npz
+from ui.answers import cached, encode, gone, npz
+from ui.compare import add_compare_routes
 from ui.data import add_data_routes
 from ui.facts import page_facts
 from ui.galleries import add_gallery_routes
@@ -29,8 +29,6 @@ from ui.store import SHOWN_PX
 from ui.training import add_training_routes
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from ui.context import Context
 
 THUMBNAIL_PX = 128  # longest side in the tray
@@ -42,8 +40,9 @@ RESULTS = {
     "found": ("results", "application/json"),
     "walked": ("pictures", "application/json"),
     "explained": ("comparisons", "application/octet-stream"),
+    "rollout": ("maps", "application/octet-stream"),
+    "pca": ("colours", "application/octet-stream"),
 }
-LOSSLESS_PX = 512  # up to here pictures travel as PNG: drawn ones have sharp edges
 
 
 def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> None:
@@ -78,14 +77,8 @@ def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> 
         arrays, facts = wire.unpack(data)
         return npz("attention", grid=np.array(facts["grid"]), n_prefix=facts["n_prefix"], **arrays)
 
-    @api.get("/matches/{key}/npz")
-    def matches_npz(key: str) -> Response:
-        data = context.results.get(key)
-        if data is None:
-            return gone("These matches are no longer kept here; choose the pictures again.")
-        arrays, facts = wire.unpack(data)
-        grids = {f"grid_{side}": [facts[f"frame_{side}"][name] for name in ("rows", "columns")] for side in "ab"}
-        return npz("matches", **grids, **arrays)
+    for kind in ("matches", "pca"):
+        add_npz_of_pictures(api, context, kind)
 
     @api.get("/thumb/{model}/{slot}")
     def thumbnail(request: Request, model: str, slot: int) -> Response:
@@ -100,6 +93,7 @@ def add_routes(app: FastAPI, context: Context, guard: Callable[..., object]) -> 
         return cached(request, f"{model}-{slot}", lambda: (data, media_type))
 
     add_model_routes(api, context)
+    add_compare_routes(api, context)
     owners = APIRouter(dependencies=[Depends(make_owner_only(context.public))])
     for add_more in (add_job_routes, add_remember_routes, add_publish_routes):
         add_more(owners, context)
@@ -125,14 +119,15 @@ def add_result(api: APIRouter, context: Context, kind: str, noun: str, media_typ
         return cached(request, key, lambda: (data, media_type))
 
 
-def encode(image: Image.Image, side: int) -> tuple[bytes, str]:
-    """The picture with its longest side at most `side` px: PNG when small, else JPEG."""
-    if max(image.size) > side:
-        image = image.copy()
-        image.thumbnail((side, side), reducing_gap=2.0)
-    file = io.BytesIO()
-    if max(image.size) <= LOSSLESS_PX:
-        image.save(file, "PNG", compress_level=1)
-        return file.getvalue(), "image/png"
-    image.save(file, "JPEG", quality=90)
-    return file.getvalue(), "image/jpeg"
+def add_npz_of_pictures(api: APIRouter, context: Context, kind: str) -> None:
+    """`api/KIND/KEY/npz`: the arrays of one or two pictures, and their grids, as a file."""
+
+    @api.get(f"/{kind}/{{key}}/npz")
+    def file(key: str) -> Response:
+        data = context.results.get(key)
+        if data is None:
+            return gone(f"These {RESULTS[kind][0]} are no longer kept here; choose the pictures again.")
+        arrays, facts = wire.unpack(data)
+        frames = {side: facts[f"frame_{side}"] for side in "ab" if f"frame_{side}" in facts}
+        grids = {f"grid_{side}": [frame["rows"], frame["columns"]] for side, frame in frames.items()}
+        return npz(kind, **grids, **arrays)

@@ -31,13 +31,14 @@ class Tools(GradioMCPServer):
 
     def simplify_filedata_schema(self, schema: dict[str, Any]) -> tuple[dict[str, Any], list[list[str | int]]]:
         simple, positions = super().simplify_filedata_schema(schema)
-        for (name,) in positions:
+        for name in {str(position[0]) for position in positions}:  # deeper where it may be left out
             told = simple["properties"][name].get("description", "")
             simple["properties"][name] = {"type": "string", "description": f"{told} {self.PICTURE}".strip()}
         return simple, positions
 
     def convert_strings_to_filedata(self, value: Any, filedata_positions: list[list[str | int]]) -> Any:
-        return {name: self.file(given) if [name] in filedata_positions else given for name, given in value.items()}
+        names = {position[0] for position in filedata_positions}
+        return {name: self.file(given) if name in names else given for name, given in value.items()}
 
     def file(self, given: str) -> dict[str, Any]:
         """FileData, for `Page` to refuse unless it lies in the upload folder."""

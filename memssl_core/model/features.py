@@ -6,6 +6,7 @@ Shapes: B pictures, N tokens (prefix tokens first, then patches row by row), C w
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -171,20 +172,39 @@ def attention_rows(attention: nn.Module, entered: BlockTokens, rows: Tensor | li
 
     The block's tokens, [R] token indices -> [B, attention heads, R, N]; each row sums to 1.
     """
-    attn: Any = attention
     index = torch.as_tensor(rows, device=entered.tokens.device)
-    q, k = _queries_and_keys(attn, entered.tokens[:, index], entered.tokens)
-    q, k = attn.q_norm(q), attn.k_norm(k)
+    return _rows(attention, entered, index, _keys(attention, entered))
+
+
+@torch.inference_mode()
+def attention_chunks(
+    attention: nn.Module, entered: BlockTokens, rows: Tensor, most: int = 256
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`attention_rows` of many tokens, at most `most` of the [R] indices at a time: pairs (indices, their rows)."""
+    keys = _keys(attention, entered)
+    for index in rows.split(most):
+        yield index, _rows(attention, entered, index, keys)
+
+
+def _rows(attn: Any, entered: BlockTokens, index: Tensor, keys: Tensor) -> Tensor:
+    """[R] token indices, keys [B, heads, N, d] -> [B, heads, R, N]."""
+    queries = attn.q_norm(_split(attn, facet_of(attn, entered.tokens[:, index], "query")))
     if entered.rope is not None:
-        q, k = (_rotated(attn, part, entered.rope, at) for part, at in ((q, index), (k, None)))
-    return (q * attn.scale @ k.mT).softmax(-1)
+        queries = _rotated(attn, queries, entered.rope, index)
+    return (queries * attn.scale @ keys.mT).softmax(-1)
 
 
-def _queries_and_keys(attn: Any, asked: Tensor, every: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, R, C] and [B, N, C] -> queries [B, heads, R, d] and keys [B, heads, N, d]."""
-    q, k = facet_of(attn, asked, "query"), facet_of(attn, every, "key")
-    q, k = (part.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for part in (q, k))
-    return q, k.repeat_interleave(q.shape[1] // k.shape[1], 1)  # grouped queries share a key
+def _keys(attn: Any, entered: BlockTokens) -> Tensor:
+    """[B, heads, N, d] as the queries meet them: after their norm, with rotary positions."""
+    keys = attn.k_norm(_split(attn, facet_of(attn, entered.tokens, "key")))
+    if entered.rope is not None:
+        keys = _rotated(attn, keys, entered.rope, None)
+    return keys.repeat_interleave(attn.num_heads // keys.shape[1], 1)  # grouped queries share a key
+
+
+def _split(attn: Any, facet: Tensor) -> Tensor:
+    """[B, R, heads * d] -> [B, heads, R, d]."""
+    return facet.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
 
 
 def _projection(attn: Any, facet: Facet) -> tuple[Tensor, Tensor | None]:

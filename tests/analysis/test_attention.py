@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from analysis import Workbench
-from analysis.attention import parse_query
+from analysis.attention import parse_query, strongest_heads
+from analysis.tokens import MAX_KEPT
 from memssl_core.errors import MemsslError, ModelError
 from memssl_core.sources import open_model
 
@@ -74,7 +75,7 @@ def test_the_size_is_the_long_side_and_the_limit_holds(workbench, folder, pictur
 
 def test_asking_again_gives_the_same_rows_from_the_cache(workbench, picture, monkeypatch):
     first = workbench.attention(picture, 1, 4).rows
-    monkeypatch.setattr("analysis.workbench.walk", lambda *args: pytest.fail("the model ran again"))
+    monkeypatch.setattr("analysis.tokens.walk", lambda *args: pytest.fail("the model ran again"))
     np.testing.assert_array_equal(workbench.attention(picture, 1, 4).rows, first)
     other = Image.fromarray(255 - np.asarray(picture))
     with pytest.raises(pytest.fail.Exception):
@@ -159,6 +160,39 @@ def test_the_summary_is_plain_and_right(workbench, picture):
     patch = summary["strongest_patch"][1][0]
     assert found.rows[1, 0, 1:].max() == found.rows[1, 0, 1 + patch]
     assert summary["strongest_px"][1][0] == list(found.frame.centre_of(patch))
+
+
+def test_norms_are_lengths_of_the_patches_that_leave_each_block(workbench, picture):
+    backbone = workbench.model.backbone
+    pixels = torch.from_numpy(workbench.pixels(picture, 96)[0])[None]
+    with torch.no_grad():
+        maps = backbone.forward_intermediates(pixels, norm=False, intermediates_only=True)
+    whole = workbench.attention_all(picture, size=96)
+    assert whole.norms.shape == (3, whole.grid[0] * whole.grid[1]) and whole.norms.dtype == np.float32
+    for layer in range(3):
+        lengths = maps[layer][0].flatten(1).norm(dim=0)
+        np.testing.assert_allclose(whole.norms[layer], lengths, rtol=1e-5)
+        np.testing.assert_array_equal(workbench.attention(picture, layer, size=96).norms, whole.norms[[layer]])
+
+
+@given(st.integers(1, 5), st.integers(1, 9), st.floats(0.05, 1), st.integers(0, 2**31))
+def test_the_strongest_head_of_each_patch(heads, patches, mass, seed):
+    weights = np.random.default_rng(seed).uniform(0.01, 1, (heads, patches)).astype(np.float32)
+    for patch, owner in enumerate(strongest_heads(weights, mass)):
+        up_to = [sum(weight for weight in row if weight <= row[patch]) for row in weights.tolist()]
+        keeping = [head for head in range(heads) if up_to[head] > (1 - mass) * sum(weights[head].tolist())]
+        assert owner == max(keeping, key=lambda head: weights[head, patch], default=-1)
+
+
+def test_many_small_uploads_are_not_kept(workbench):
+    bench = Workbench(workbench.model)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
+    for index, pixels in enumerate(noise):
+        bench.attention(pixels, key=f"picture {index}")
+        bench.head_row(pixels, 0, key=f"picture {index}")
+    assert len(bench._tokens._kept) <= MAX_KEPT
+    bench.attention(noise[-1], key="picture 59")  # and the last one is
+    assert ("picture 59", None) in bench._tokens._kept
 
 
 def test_many_threads_share_one_workbench(workbench, picture):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from analysis import Workbench
-from analysis.workbench import MAX_INPUT_PIXELS
+from analysis.tokens import MAX_INPUT_PIXELS
 from memssl_core.errors import ModelError
 from memssl_core.sources import open_model
 
@@ -115,7 +115,7 @@ def test_the_frame_says_where_in_the_picture_each_cell_lies(workbench, monkeypat
             raise ModelError("This model takes only its own size.")
         return F.adaptive_avg_pool2d(pixels, grid)
 
-    monkeypatch.setattr("analysis.workbench.feature_map", means)
+    monkeypatch.setattr("analysis.tokens.feature_map", means)
     monkeypatch.setattr("analysis.workbench.why_no_attention", lambda backbone: "It has a feature map.")
     cells, frame = bench.features(ramps(180, 120))
     assert (frame.rows, frame.columns) == grid and (frame.width, frame.height) == (180, 120)

@@ -159,6 +159,6 @@ def test_mistakes_are_said(workbench, picture, wrong, sentence):
 def test_pictures_are_walked_once_whatever_is_asked(workbench, picture, other, monkeypatch):
     bench = Workbench(workbench.model)
     bench.match(picture, other, size=64)
-    monkeypatch.setattr("analysis.workbench.walk", None)
+    monkeypatch.setattr("analysis.tokens.walk", None)
     found = bench.match(picture, other, "argmax", "value", 0, size=64, foreground="attention", position=False)
     assert len(found.scores) > 0

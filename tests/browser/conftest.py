@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ from browser.server import Server
 from browser.small_bundle import write_small_bundle
 from playwright.sync_api import Browser, Page, Route, expect
 
+Answer = Callable[[Route], None]
 SHOWN = ".mapstage > p.meta:has-text('slots shown')"
 expect.set_options(timeout=15_000)  # a busy machine may take its time; what is right comes at once elsewhere
 
@@ -22,12 +23,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server with a small bundle."""
     folder = tmp_path_factory.mktemp("server")
     bundle = write_small_bundle(folder / "small")
-    running = Server(folder, ["--model", f"bundle:{bundle}"])
-    try:
-        running.start()
+    with Server(folder, ["--model", f"bundle:{bundle}"]) as running:
         yield running.url
-    finally:
-        running.stop()
 
 
 @dataclass
@@ -80,22 +77,37 @@ def watch_jumps(page: Page) -> None:
 
 
 @pytest.fixture
-def visit(browser: Browser, server: str) -> Iterator[Callable[..., Watched]]:
-    """Opens the page as a new visitor and waits for the first result; at the end all were quiet."""
+def guest(browser: Browser) -> Iterator[Callable[..., Watched]]:
+    """Opens an address as a new visitor; at the end all were quiet. `routes`: what is answered in place of it."""
     opened: list[Watched] = []
 
-    def open_page(path: str = "", *, ready: str = ".att:not(.empty)", width: int = 1280, height: int = 900, **options):
+    def open_page(
+        url: str, *, width: int = 1280, height: int = 900, routes: Mapping[str, Answer] | None = None, **options
+    ) -> Watched:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         watched = watch(context.new_page())
         opened.append(watched)
-        watched.page.goto(f"{server}{path}")
-        watched.page.locator(ready).wait_for(timeout=30_000)
+        for pattern, answer in (routes or {}).items():
+            watched.page.route(pattern, answer)
+        watched.page.goto(url)
         return watched
 
     yield open_page
     for watched in opened:
         watched.page.context.close()
         watched.assert_quiet()
+
+
+@pytest.fixture
+def visit(guest: Callable[..., Watched], server: str) -> Callable[..., Watched]:
+    """Opens the page of the small bundle as a new visitor and waits for the first result."""
+
+    def open_page(path: str = "", *, ready: str = ".att:not(.empty)", **options) -> Watched:
+        watched = guest(f"{server}{path}", **options)
+        watched.page.locator(ready).wait_for(timeout=30_000)
+        return watched
+
+    return open_page
 
 
 @pytest.fixture
@@ -111,22 +123,14 @@ def panel(visit: Callable[..., Watched]) -> Callable[..., Watched]:
 
 
 @pytest.fixture
-def board(browser: Browser, server: str) -> Iterator[Callable[..., Board]]:
-    opened: list[Watched] = []
-
+def board(guest: Callable[..., Watched], server: str) -> Callable[..., Board]:
     def mount(*, width: int = 800, height: int = 600, dark: bool = False, **options) -> Board:
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        watched = watch(context.new_page())
-        opened.append(watched)
-        watched.page.goto(f"{server}healthz")  # a page of the same origin, without the app
-        watched.page.evaluate(MOUNT)
-        watched.page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
-        return Board(watched.page)
+        page = guest(f"{server}healthz", width=width, height=height, **options).page  # same origin, without the app
+        page.evaluate(MOUNT)
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+        return Board(page)
 
-    yield mount
-    for watched in opened:
-        watched.page.context.close()
-        watched.assert_quiet()
+    return mount
 
 
 @pytest.fixture(scope="module")

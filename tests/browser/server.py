@@ -42,6 +42,17 @@ class Server:
     """more variables for the process and its jobs"""
     process: subprocess.Popen | None = None
 
+    def __enter__(self) -> Server:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.stop()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/"

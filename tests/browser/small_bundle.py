@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +22,11 @@ TRANSFORM = Transform(32, 32)
 NAME = "small"
 
 
-def write_small_bundle(folder: Path, *, slots: int = 64, pictures: int = 16, seed: int = 0) -> Path:
+def write_small_bundle(folder: Path, *, slots: int = 64, pictures: int = 16, seed: int = 0, registers: int = 0) -> Path:
     """Each picture fills several slots with different crop boxes; the last two slots are still noise."""
     torch.manual_seed(seed)
-    backbone = create_backbone("vit_tiny_patch16_224", **SIZES).eval()
+    sizes: dict[str, Any] = SIZES | ({"reg_tokens": registers} if registers else {})
+    backbone = create_backbone("vit_tiny_patch16_224", **sizes).eval()
     for block in backbone.get_submodule("blocks").children():  # untrained attention has no peaks
         block.get_parameter("attn.qkv.weight").data *= 12
     head = Head(48, 32, 16).eval()
@@ -54,7 +56,7 @@ def write_small_bundle(folder: Path, *, slots: int = 64, pictures: int = 16, see
     config = bundle_config(
         "vit_tiny_patch16_224",
         backbone,
-        SIZES,
+        sizes,
         transform=TRANSFORM,
         head=head,
         memory_slots=slots,

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import skimage
 from axe_playwright_python.sync_playwright import Axe
-from browser.conftest import Server, Watched, watch
+from browser.conftest import Server, Watched
 from browser.pictures import photo, upload
 from browser.small_bundle import write_small_bundle
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 JOB_MS = 120_000  # a job imports torch first, at a low priority
 TINY, RESNET = "random:vit_tiny_patch16_224", "random:resnet18"
@@ -40,31 +40,21 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     copy_photographs(folder / "photos" / "many", 10)
     write_small_bundle(folder / "home" / "bundles" / "other", seed=1)
     bundle = write_small_bundle(folder / "small")
-    server = Server(folder, ["--model", f"bundle:{bundle}", "--root", f"photos={folder / 'photos'}"])
-    try:
-        server.start()
+    places = ["--root", f"photos={folder / 'photos'}"]
+    with Server(folder, ["--model", f"bundle:{bundle}", *places]) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
-def visit(browser: Browser, doors: Server) -> Iterator[Visit]:
-    """Opens the page as a new visitor, by an address if need be; at the end all were quiet."""
-    opened: list[Watched] = []
+def visit(guest: Callable[..., Watched], doors: Server) -> Visit:
+    """Opens the page as a new visitor, by an address if need be."""
 
-    def open_page(query: str = "", *, width: int = 1280, height: int = 900, **options) -> Watched:
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        watched = watch(context.new_page())
-        opened.append(watched)
-        watched.page.goto(doors.url + query)
+    def open_page(query: str = "", **options) -> Watched:
+        watched = guest(doors.url + query, **options)
         expect(chip(watched.page)).to_be_enabled(timeout=30_000)
         return watched
 
-    yield open_page
-    for watched in opened:
-        watched.page.context.close()
-        watched.assert_quiet()
+    return open_page
 
 
 def chip(page: Page):
@@ -111,7 +101,7 @@ def test_a_model_is_picked_given_a_memory_and_asked(visit: Visit, source: str, n
         expect(page.locator("#tray-attention")).not_to_be_visible()
     else:
         expect(page.locator(".tag")).to_contain_text("Block 12", timeout=30_000)
-        expect(page.locator(".heads button")).to_have_count(4)
+        expect(page.locator(".heads button")).to_have_count(6)  # three heads, their mean and maximum, rollout
     give_memory(page, "some", "26", bundle)
     expect(chip(page)).to_contain_text(bundle, timeout=JOB_MS)  # by itself, for who started it
     expect(page.locator(".tile")).to_have_count(20, timeout=30_000)
@@ -181,7 +171,7 @@ def test_a_model_that_does_not_come_leaves_the_old_one(visit: Visit):
         expect(chip(page)).to_contain_text("small")
         expect(chip(page)).to_be_focused()
     assert "model=" not in page.url
-    page.locator(".heads button").nth(1).click()
+    page.locator(".heads button").nth(2).click()
     expect(page.locator(".tag")).to_contain_text("Block 3 · head 1")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser.conftest import Watched, watch
+from browser.conftest import Watched
 from browser.map_board import PAD_PX
 from browser.pictures import photo, upload
 from browser.server import Server
@@ -27,7 +27,7 @@ from browser.test_map import find, link
 from browser.test_map_moves import touch
 from browser.test_page import LEAKS, add, click_at, settled
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from memssl_core import jobs
 from memssl_core.jobs import JobFolder
@@ -48,7 +48,7 @@ class Without(PathFinder):
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 """
-Guest = Callable[..., Watched]
+Enter = Callable[..., Watched]
 
 
 @contextmanager
@@ -57,10 +57,9 @@ def serving(folder: Path, **environment: str) -> Iterator[Server]:
     bundle = write_small_bundle(folder / "small")
     server = Server(folder, ["--model", f"bundle:{bundle}"], environment=environment)
     try:
-        server.start()
-        yield server
+        with server:
+            yield server
     finally:
-        server.stop()
         for status in [job.status() or {} for job in jobs.find(server.home / "jobs")]:
             if status.get("state") in jobs.LIVE:
                 with suppress(ProcessLookupError):
@@ -84,21 +83,15 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def guest(browser: Browser) -> Iterator[Guest]:
-    """Opens a server's page as a new visitor; at the end all were quiet."""
-    opened: list[Watched] = []
+def enter(guest: Callable[..., Watched]) -> Enter:
+    """Opens a server's page as a new visitor."""
 
-    def enter(server: Server, query: str = "", *, ready: str) -> Watched:
-        watched = watch(browser.new_context(viewport={"width": 1280, "height": 900}).new_page())
-        opened.append(watched)
-        watched.page.goto(server.url + query)
+    def open_page(server: Server, query: str = "", *, ready: str) -> Watched:
+        watched = guest(server.url + query)
         watched.page.locator(ready).wait_for(timeout=30_000)
         return watched
 
-    yield enter
-    for watched in opened:
-        watched.page.context.close()
-        watched.assert_quiet()
+    return open_page
 
 
 def fits(server: Server, space: str) -> list[JobFolder]:
@@ -151,10 +144,10 @@ def ask_at_once(server: Server, body: dict, people: int = 8) -> set[str]:
     return set(answers)
 
 
-def test_two_start_a_fit_and_nobody_waits(shared: Server, guest: Guest):
+def test_two_start_a_fit_and_nobody_waits(shared: Server, enter: Enter):
     ready = f"{SHOWN}:has-text('first two principal')"
-    first, second = (guest(shared, MAP, ready=ready).page for _ in range(2))
-    third = guest(shared, ready=".att:not(.empty)").page
+    first, second = (enter(shared, MAP, ready=ready).page for _ in range(2))
+    third = enter(shared, ready=".att:not(.empty)").page
     unfitted = drawn(second)
     assert drawn(first) == unfitted
     first.get_by_role("button", name="Zoom in").click()
@@ -175,7 +168,7 @@ def test_two_start_a_fit_and_nobody_waits(shared: Server, guest: Guest):
     third.locator(".overlay").focus()
     third.keyboard.press(",")
     expect(third.locator(".tag")).to_contain_text("Block 2 · mean · from class token")
-    third.locator(".heads button").nth(1).click()
+    third.locator(".heads button").nth(2).click()
     expect(third.locator(".tag")).to_contain_text("Block 2 · head 1")
     click_at(third, 0.3, 0.3)
     expect(third.locator(".tag")).to_contain_text("from patch 4, 4")
@@ -202,8 +195,8 @@ def test_two_start_a_fit_and_nobody_waits(shared: Server, guest: Guest):
     assert drawn(first) == drawn(second)  # so the first is still zoomed in by one step
 
 
-def test_of_many_who_ask_at_once_one_starts_a_fit(shared: Server, guest: Guest):
-    page = guest(shared, f"{MAP}&space=embedding", ready=f"{SHOWN}:has-text('first two principal')").page
+def test_of_many_who_ask_at_once_one_starts_a_fit(shared: Server, enter: Enter):
+    page = enter(shared, f"{MAP}&space=embedding", ready=f"{SHOWN}:has-text('first two principal')").page
     model = page.evaluate("async () => (await (await fetch('api/facts')).json()).model.handle")
     answers = ask_at_once(shared, {"model": model, "space": "embedding"})
     (job,) = fits(shared, "embedding")
@@ -221,9 +214,9 @@ def assert_no_leak(page: Page) -> None:
     assert not LEAKS.search(page.locator("body").inner_text())
 
 
-def test_without_the_libraries_the_page_works_and_says_what_to_install(bare: Server, guest: Guest):
+def test_without_the_libraries_the_page_works_and_says_what_to_install(bare: Server, enter: Enter):
     install = "pip install"
-    page = guest(bare, ready=".att:not(.empty)").page
+    page = enter(bare, ready=".att:not(.empty)").page
     add(page, upload(photo(120, 80), "mine.png", "PNG"))
     settled(page, "120×80 PNG")
     click_at(page, 0.3, 0.3)
@@ -233,7 +226,7 @@ def test_without_the_libraries_the_page_works_and_says_what_to_install(bare: Ser
     expect(page.locator("#tray-memory .note")).to_contain_text("pip install faiss-cpu")
     assert_no_leak(page)
 
-    page = guest(bare, MAP, ready=f"{SHOWN}:has-text('first two principal')").page
+    page = enter(bare, MAP, ready=f"{SHOWN}:has-text('first two principal')").page
     expect(page.locator(SHOWN)).to_contain_text("the cross is the picture above")
     count = "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size"
     assert page.locator(".mapbox canvas").first.evaluate(count) > 10
@@ -301,7 +294,9 @@ def test_the_whole_panel_by_touch(visit: Callable[..., Watched]):
     def button(name: str) -> Locator:
         return page.locator("#map").get_by_role("button", name=name, exact=True)
 
-    targets = page.locator(".toolbar .btn, .toolbar select, .toolbar input[type=text], .legendrow, .mapbox .zoom .btn")
+    targets = page.locator(".mapv").locator(
+        ".toolbar :is(.btn, select, input[type=text]), .legendrow, .mapbox .zoom .btn"
+    )
     low = targets.evaluate_all("all => all.filter(one => one.offsetHeight < 44).map(one => one.outerHTML)")
     assert targets.count() > 10 and not low, low
     assert_fits()

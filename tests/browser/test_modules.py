@@ -17,7 +17,7 @@ from ui import wire
 def modules(page: Page, server: str) -> Page:
     page.goto(f"{server}healthz")  # a page of the same origin, without the app
     page.evaluate(
-        """async () => { for (const name of ['maps', 'frame', 'wire', 'matching'])
+        """async () => { for (const name of ['maps', 'measures', 'frame', 'wire', 'matching'])
            window[name] = await import(`/ui/${name}.js`); }"""
     )
     return page
@@ -57,6 +57,40 @@ def test_the_contour_goes_round_what_is_on(modules: Page):
     assert set(lengths) == {1} and len(lines) == 8  # three patches in an L have eight outer sides
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_measures_of_a_block_are_what_numpy_finds(modules: Page, seed: int):
+    rows = np.random.default_rng(seed).dirichlet(np.full(49, 0.2), (2, 3)).astype(np.float32)
+    data = wire.pack({"rows": rows, "norms": np.ones((2, 48), np.float32)}, {"grid": [6, 8], "n_prefix": 1})
+    found = modules.evaluate(
+        """bytes => { const it = measures.measured(wire.attentionMaps(wire.unpack(Uint8Array.from(bytes).buffer)));
+           const tops = (head) => [[true, true], [true, false], [false, true], [false, false]].map(([shared, clip]) =>
+             it.top(1, head, { shared, clip }));
+           return [1, 2].map(() => ({ tops: [tops(2), tops("mean")], peak: it.peak(1, 2), bits: it.bits(1, 2),
+             order: [...it.order(1, 2)], on: [...it.mask(1, 2, 0.6)], all: it.mask(1, 2, 1) })); }""",
+        list(data),
+    )
+    assert found[0] == found[1]  # the second time from what is kept
+    told, patches = found[0], rows[1, :, 1:].astype(float)
+    for (shared, shared_most, own, own_most), weights in zip(told["tops"], (patches[2], patches.mean(0)), strict=True):
+        assert shared == pytest.approx(np.quantile(patches, 0.995), rel=1e-5)
+        assert own == pytest.approx(np.quantile(weights, 0.995), rel=1e-5)
+        assert (shared_most, own_most) == pytest.approx((patches.max(), weights.max()), rel=1e-6)
+    assert told["peak"] == patches[2].argmax() and told["order"] == np.argsort(patches[2], kind="stable").tolist()
+    assert told["on"] == mask_by_the_rule(patches[2], 0.6) and told["all"] is None
+    share = patches[2] / patches[2].sum()
+    assert told["bits"] == pytest.approx(-(share * np.log2(share)).sum(), rel=1e-5)
+
+
+def test_the_patches_of_another_size_are_foretold(modules: Page):
+    rng = np.random.default_rng(0)
+    for width, height, cells in zip(*rng.integers((8, 8, 4), (900, 900, 64), (60, 3)).T.tolist(), strict=True):
+        patch = int(rng.choice([8, 14, 16]))
+        frame = fit_to_patches(Image.new("L", (width, height)), patch_px=patch, size=cells * patch, max_tokens=4096)[1]
+        told = {"width": width, "height": height, "patch_px": patch}
+        found = modules.evaluate("([told, size]) => frame.gridAt(told, size)", [told, cells * patch])
+        assert found == {"rows": frame.rows, "columns": frame.columns}
+
+
 @pytest.mark.parametrize(
     "frame",
     [
@@ -80,13 +114,21 @@ def test_a_click_means_what_the_frame_means(modules: Page, frame: Frame):
 def test_bytes_are_read_and_other_versions_refused(modules: Page):
     rows = np.random.default_rng(0).dirichlet(np.ones(7), (2, 3)).astype(np.float32)
     half = np.array([0, -1.5, 6e-8, 65504, 1 / 3], np.float16)
-    data = wire.pack({"odd": np.ones(3, np.uint8), "half": half, "rows": rows}, {"grid": [2, 3], "n_prefix": 1})
+    norms = np.arange(12, dtype=np.float32).reshape(2, 6)
+    arrays = {"odd": np.ones(3, np.uint8), "half": half, "rows": rows, "norms": norms}
+    data = wire.pack(arrays, {"grid": [2, 3], "n_prefix": 1})
     halves = modules.evaluate("bytes => [...wire.unpack(Uint8Array.from(bytes).buffer).arrays.half]", list(data))
     assert halves == half.astype(float).tolist()
     read = """bytes => { const it = wire.attentionMaps(wire.unpack(Uint8Array.from(bytes).buffer));
-                         return [[...it.map(1, 2)], [...it.map(0, -1)]]; }"""
-    head, mean = modules.evaluate(read, list(data))
+                         const found = [it.map(1, 2), it.map(0, 'mean'), it.row(1, 'max'), it.prefix(0, 1)];
+                         const none = it.map(0, 'rollout');
+                         it.rolled = { start: 0, rows: Float32Array.from({ length: 14 }, (_, i) => i) };
+                         const more = [it.norms(1), it.map(1, 'rollout')];
+                         return [...found, ...more].map((values) => [...values]).concat([none]); }"""
+    head, mean, largest, prefix, lengths, rollout, none = modules.evaluate(read, list(data))
     assert head == pytest.approx(rows[1, 2, 1:].tolist()) and mean == pytest.approx(rows[0, :, 1:].mean(0).tolist())
+    assert largest == rows[1].max(0).tolist() and prefix == rows[0, 1, :1].tolist() and lengths == norms[1].tolist()
+    assert rollout == list(range(8, 14)) and none is None
     refused = "bytes => { try { wire.unpack(Uint8Array.from(bytes).buffer); } catch (error) { return error.message; } }"
     assert "Load the page again" in modules.evaluate(refused, list(data[:4] + b"\x03" + data[5:]))
 

@@ -28,20 +28,20 @@ def add(page: Page, file: Upload, tray: str = "#tray-attention") -> None:
 
 
 def meta(page: Page) -> str:
-    return page.locator(".under span").first.inner_text()
+    return page.locator(".att .under span").first.inner_text()
 
 
 def settled(page: Page, text: str | re.Pattern) -> None:
     """Wait until the maps on the stage belong to the picture whose meta line holds `text`."""
-    expect(page.locator(".under span").first).to_contain_text(text)
-    expect(page.locator(".load:visible")).to_have_count(0)
+    expect(page.locator(".att .under span").first).to_contain_text(text)
+    expect(page.locator(".att .load:visible")).to_have_count(0)
 
 
 def click_at(page: Page, x: float, y: float) -> None:
     """Click the picture at fractions of its width and height."""
-    box = page.locator(".overlay").bounding_box()
+    box = page.locator(".att .overlay").bounding_box()
     assert box
-    page.locator(".overlay").click(position={"x": x * box["width"], "y": y * box["height"]})
+    page.locator(".att .overlay").click(position={"x": x * box["width"], "y": y * box["height"]})
 
 
 def test_a_photograph_brings_maps_and_memories(visit: Visit):
@@ -49,7 +49,7 @@ def test_a_photograph_brings_maps_and_memories(visit: Visit):
     add(page, upload(photo(), "holiday.jpg", "JPEG"))
     settled(page, "320×240 JPEG")
     expect(page.locator(".blocks button")).to_have_count(3)
-    expect(page.locator(".heads button")).to_have_count(4)
+    expect(page.locator(".heads button")).to_have_count(6)  # mean, max, three heads, rollout
     expect(page.locator(".tag")).to_have_text("Block 3 · mean · from class token")
     colours = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
     assert page.locator(".heads canvas").first.evaluate(colours) > 20  # a map is drawn, not one flat colour
@@ -73,12 +73,13 @@ def test_a_photograph_brings_maps_and_memories(visit: Visit):
 
 def test_what_is_hot_makes_no_request(visit: Visit):
     page = (watched := visit()).page
+    expect(page.locator(".heads button").last).to_contain_text("bit")  # the rollout, brought when nobody asks
     before = -1
     while before != len(watched.requests):  # until the tray's pictures are there; Gradio's heartbeat never ends
         before = len(watched.requests)
         page.wait_for_timeout(500)
-    for i in range(4):
-        page.locator(".heads button").nth(i).click()
+    for tile in page.locator(".heads button").all():
+        tile.click()
     for i in range(3):
         page.locator(".blocks button").nth(i).click()
     for name in ("Opacity", "Keep top mass"):
@@ -87,16 +88,16 @@ def test_what_is_hot_makes_no_request(visit: Visit):
             control.press("ArrowLeft")
     for name in ("Same scale for all heads", "Clip at 99.5 %"):
         page.get_by_role("switch", name=name).click()
-    page.locator(".overlay").hover(position={"x": 40, "y": 40})
+    page.locator(".att .overlay").hover(position={"x": 40, "y": 40})
     page.get_by_text("Show as table").click()
-    expect(page.locator(".tbl tbody tr")).to_have_count(20)
-    expect(page.locator(".tag")).to_have_text("Block 3 · head 3 · from class token")
+    expect(page.locator("#attention .tbl tbody tr")).to_have_count(20)
+    expect(page.locator(".tag")).to_have_text("Block 3 · rollout from block 1 · from class token")
     assert watched.requests[before:] == []
     before = len(watched.requests)
     click_at(page, 0.5, 0.5)
     expect(page.locator(".tag")).to_contain_text("from patch")
-    arrays = [url for url in watched.requests[before:] if "/api/" in url and "gradio_api" not in url]
-    assert len(arrays) == 1 and "/api/attention/" in arrays[0]  # all blocks and heads of a query in one fetch
+    kinds = [kind for url in watched.requests[before:] for kind in re.findall("/api/(attention|rollout)/", url)]
+    assert kinds == ["attention", "rollout"]  # all blocks and heads in one fetch, and the rollout as it was on screen
 
 
 @pytest.mark.parametrize("make", [lambda: upload(photo(), "plain.jpg", "JPEG"), lambda: turned(photo(240, 320))])
@@ -119,15 +120,17 @@ def test_a_click_finds_the_same_patch_at_any_window_size(visit: Visit, make: Cal
 def test_the_attention_flow_by_keyboard_alone(visit: Visit):
     page = visit().page
     tag = page.locator(".tag")
-    page.locator(".overlay").focus()
+    page.locator(".att .overlay").focus()
     page.keyboard.press(",")
     expect(tag).to_contain_text("Block 2 · mean")
+    page.keyboard.press("]")
+    expect(tag).to_contain_text("Block 2 · max")
     page.keyboard.press("]")
     expect(tag).to_contain_text("Block 2 · head 1")
     page.get_by_role("button", name="Patch", exact=True).press("Enter")
     expect(tag).to_contain_text("from patch")
     words = tag.inner_text()
-    page.locator(".overlay").focus()
+    page.locator(".att .overlay").focus()
     row, column = map(int, words.rsplit("patch ")[-1].split(", "))
     page.keyboard.press("ArrowLeft" if column else "ArrowRight")
     expect(tag).to_contain_text(f"from patch {row}, {column - 1 if column else 1}")
@@ -142,7 +145,7 @@ def test_the_attention_flow_by_keyboard_alone(visit: Visit):
     expect(tag).to_contain_text("from class token")
     page.keyboard.press("Escape")
     expect(tag).to_contain_text("Block 2 · mean")
-    assert "weight" in (page.locator(".overlay").get_attribute("aria-label") or "")
+    assert "weight" in (page.locator(".att .overlay").get_attribute("aria-label") or "")
 
 
 def test_pictures_come_in_by_paste_and_drop_too(visit: Visit):
@@ -219,7 +222,8 @@ def test_every_hostile_file_is_shown_or_answered_in_a_sentence(visit: Visit):
             assert not LEAKS.search(sentence.replace(file["name"], "")), (file["name"], sentence)
             page.evaluate("document.querySelector('#tray-attention .note').remove()")
     settled(page, "rotated by EXIF")
-    page.locator(".cmd").evaluate("line => line.remove()")  # it names the model's folder, as the operator wrote it
+    # command lines name the model's folder, as the operator wrote it
+    page.locator(".cmd").evaluate_all("lines => lines.forEach(line => line.remove())")
     assert not LEAKS.search(page.locator("main").inner_text())
 
 
@@ -249,20 +253,23 @@ def test_theme_switch_and_model_card(visit: Visit):
 
 def test_exports_hold_the_numbers_on_screen(visit: Visit):
     page = visit().page
+    exports = page.locator("#tray-attention")
     with page.expect_download() as download:
-        page.get_by_role("button", name="CSV").click()
+        exports.get_by_role("button", name="CSV").click()
     lines = download.value.path().read_text().splitlines()
-    assert lines[0] == "row,column,x_px,y_px,mean,head_1,head_2,head_3"
+    assert lines[0] == "row,column,x_px,y_px,mean,max,head_0,head_1,head_2"
     assert len(lines) == 1 + 16 * 16
     values = [list(map(float, line.split(","))) for line in lines[1:]]
-    assert all(one[4] == pytest.approx(sum(one[5:]) / 3, rel=1e-4) for one in values)
+    assert all(one[4] == pytest.approx(sum(one[6:]) / 3, rel=1e-4) and one[5] == max(one[6:]) for one in values)
     strongest = max(values, key=lambda one: one[4])
-    expect(page.locator(".under span").nth(1)).to_contain_text(f"row {strongest[0]:.0f}, column {strongest[1]:.0f}")
+    expect(page.locator(".att .under span").nth(1)).to_contain_text(
+        f"row {strongest[0]:.0f}, column {strongest[1]:.0f}"
+    )
     with page.expect_download() as download:
-        page.get_by_role("button", name="PNG", exact=True).click()
+        exports.get_by_role("button", name="PNG", exact=True).click()
     assert download.value.path().read_bytes().startswith(b"\x89PNG")
     with page.expect_download() as download:
-        page.get_by_role("link", name="NPZ").click()
+        exports.get_by_role("link", name="NPZ").click()
     assert download.value.path().read_bytes().startswith(b"PK")
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from browser.conftest import Watched, assert_accessible, watch
+from browser.conftest import Watched, assert_accessible
 from browser.runs import DATA, DONE, TINY, Place, append, sleeper, tell, trained
 from browser.server import Server
 from browser.small_bundle import write_small_bundle
@@ -33,36 +33,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     bundle = write_small_bundle(folder / "small")
     (folder / "runs").mkdir()
     trained(folder / "runs" / DONE)
-    server = Server(folder, ["--model", f"bundle:{bundle}", "--runs", str(folder / "runs")])
-    here = Place(server, folder / "runs")
-    try:
-        server.start()
+    with Server(folder, ["--model", f"bundle:{bundle}", "--runs", str(folder / "runs")]) as server:
+        here = Place(server, folder / "runs")
         yield here
-    finally:
-        server.stop()
-        for trainer in here.trainers:
-            trainer.kill()
-            trainer.wait()
+    for trainer in here.trainers:
+        trainer.kill()
+        trainer.wait()
 
 
 @pytest.fixture
-def visit(browser: Browser, place: Place) -> Iterator[Callable[..., Watched]]:
-    """Opens a run as a new visitor and waits until it is there; at the end all pages were quiet."""
-    opened: list[Watched] = []
+def visit(guest: Callable[..., Watched], place: Place) -> Callable[..., Watched]:
+    """Opens a run as a new visitor and waits until it is there."""
 
-    def open_run(name: str, query: str = "", *, width: int = 1280, height: int = 900, **options) -> Watched:
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        watched = watch(context.new_page())
-        opened.append(watched)
-        watched.page.goto(f"{place.server.url}?tab=train&run={name}{query}")
+    def open_run(name: str, query: str = "", **options) -> Watched:
+        watched = guest(f"{place.server.url}?tab=train&run={name}{query}", **options)
         expect(watched.page.locator(".runname")).to_have_text(name, timeout=30_000)
         expect(watched.page.locator(".run .cmd code")).to_contain_text("memssl_core train")
         return watched
 
-    yield open_run
-    for watched in opened:
-        watched.page.context.close()
-        watched.assert_quiet()
+    return open_run
 
 
 def steps_drawn(page: Page, *, chart: int = 0) -> list[float]:

@@ -30,7 +30,7 @@ from browser.search_tab import (
 from browser.server import Server
 from browser.small_bundle import write_small_bundle
 from browser.test_page import LEAKS, add
-from playwright.sync_api import Browser, Route, ViewportSize, expect
+from playwright.sync_api import Browser, expect
 
 JOB_MS = 120_000  # a job imports torch first, at a low priority
 TRIP, FOUND = "place=gallery:trip", "**/api/found/*"
@@ -43,32 +43,14 @@ def searching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("search")
     bundle = write_small_bundle(folder / "small")
     (folder / "photos").mkdir()
-    server = Server(folder, ["--model", f"bundle:{bundle}", "--root", f"photos={folder / 'photos'}"])
-    try:
-        server.start()
+    with Server(folder, ["--model", f"bundle:{bundle}", "--root", f"photos={folder / 'photos'}"]) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
-def visit(browser: Browser, searching: Server) -> Iterator[Visit]:
-    """Opens the tab as a new visitor; at the end all were quiet. `routes`: what is answered in the server's place."""
-    opened: list[Watched] = []
-
-    def open_tab(query: str = "", *, routes: dict[str, Callable[[Route], None]] | None = None, **options) -> Watched:
-        size: ViewportSize = {"width": options.pop("width", 1440), "height": options.pop("height", 900)}
-        watched = watch(browser.new_context(viewport=size, **options).new_page())
-        opened.append(watched)
-        for pattern, answer in (routes or {}).items():
-            watched.page.route(pattern, answer)
-        watched.page.goto(f"{searching.url}?tab=search&{query}")
-        return watched
-
-    yield open_tab
-    for watched in opened:
-        watched.page.context.close()
-        watched.assert_quiet()
+def visit(guest: Callable[..., Watched], searching: Server) -> Visit:
+    """Opens the tab as a new visitor."""
+    return lambda query="", **options: guest(f"{searching.url}?tab=search&{query}", **{"width": 1440, **options})
 
 
 @pytest.fixture(scope="module")

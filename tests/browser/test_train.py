@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from browser.conftest import Watched, assert_accessible, watch, watch_jumps
+from browser.conftest import Watched, assert_accessible, watch_jumps
 from browser.pictures import photo
 from browser.server import Server
 from browser.small_bundle import write_small_bundle
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from memssl_core import jobs
 from memssl_core.config import PRESETS
@@ -36,34 +36,20 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             photo(64, 64, seed).save(photos / name / f"{seed:02d}.png")
     bundle = write_small_bundle(folder / "small")
     places = ["--root", f"photos={photos}", "--runs", str(folder / "runs")]
-    server = Server(folder, ["--model", f"bundle:{bundle}", *places])
-    try:
-        server.start()
+    with Server(folder, ["--model", f"bundle:{bundle}", *places]) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
-def visit(browser: Browser, training: Server) -> Iterator[Visit]:
-    """Opens the tab as a new visitor; at the end all were quiet. `runs`: what the list is told instead of the truth."""
-    opened: list[Watched] = []
+def visit(guest: Callable[..., Watched], training: Server) -> Visit:
+    """Opens the tab as a new visitor. `runs`: what the list is told instead of the truth."""
 
     def open_tab(query: str = "", *, runs: Callable[[Route], None] | None = None, **options) -> Watched:
-        size = {"width": options.pop("width", 1280), "height": 900}
-        context = browser.new_context(viewport=size, **options)
-        watched = watch(context.new_page())
-        opened.append(watched)
-        if runs:
-            watched.page.route("**/api/runs?**", runs)
-            watched.page.route("**/api/runs/**", lambda route: route.fulfill(json={"error": {"title": "", "text": ""}}))
-        watched.page.goto(f"{training.url}?tab=train{query}")
-        return watched
+        nothing = lambda route: route.fulfill(json={"error": {"title": "", "text": ""}})
+        routes = {"**/api/runs?**": runs, "**/api/runs/**": nothing} if runs else None
+        return guest(f"{training.url}?tab=train{query}", routes=routes, **options)
 
-    yield open_tab
-    for watched in opened:
-        watched.page.context.close()
-        watched.assert_quiet()
+    return open_tab
 
 
 def row(page: Page, name: str) -> Locator:

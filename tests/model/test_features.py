@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memssl_core.errors import ModelError
 from memssl_core.model.backbone import create_backbone, embed, embedding_width
 from memssl_core.model.features import (
+    attention_chunks,
     attention_rows,
     facet_of,
     feature_map,
@@ -30,6 +33,7 @@ VARIANTS = {
     "no_class_token": {"class_token": False, "global_pool": "avg"},
     "layer_scale_no_bias": {"init_values": 0.5, "qkv_bias": False},
     "pre_norm": {"pre_norm": True, "no_embed_class": True},
+    "scale_norm": {"qk_norm": True, "scale_attn_norm": True},
 }
 SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "img_size": 64}
 SMALL |= {"num_classes": 0, "dynamic_img_size": True}
@@ -73,6 +77,18 @@ def test_rows_and_tokens_are_those_of_timm(variant, height, width):
         torch.testing.assert_close(got.sum(-1), torch.ones(2, 4, 3))
 
 
+@given(st.lists(st.integers(0, 39), max_size=60), st.integers(1, 50))
+def test_rows_in_chunks_are_the_rows_in_their_order(rows, most):
+    vit = small_vit(reg_tokens=3)
+    with torch.no_grad():
+        entered = walk(vit, torch.randn(2, 3, 32, 72))[0][1]
+    chunks = list(attention_chunks(vit.blocks[1].attn, entered, torch.tensor(rows, dtype=torch.int64), most))
+    assert [int(index) for some, _ in chunks for index in some] == rows
+    assert all(len(some) <= most for some, _ in chunks)
+    for some, part in chunks:
+        torch.testing.assert_close(part, attention_rows(vit.blocks[1].attn, entered, some))
+
+
 def test_prefix_tokens_and_patch_side():
     assert n_prefix(small_vit()) == 1 and n_prefix(small_vit(reg_tokens=2)) == 3
     assert n_prefix(small_vit(class_token=False, global_pool="avg")) == 0
@@ -86,6 +102,18 @@ FAMILIES = {
     "rope, separate projections": ("vit_small_patch16_dinov3", {"depth": 3, "embed_dim": 96, "num_heads": 3}),
     "rope and registers": ("vit_small_patch16_dinov3", {"depth": 2, "embed_dim": 96, "num_heads": 3, "qk_norm": True}),
     "rope, biased queries": ("eva02_tiny_patch14_224", {"depth": 3}),
+    "rope, scale norm": (
+        "vit_small_patch16_dinov3",
+        {"depth": 3, "embed_dim": 96, "num_heads": 3, "qk_norm": True, "scale_attn_inner": True},
+    ),
+    "rope in AttentionRope, norms": (
+        "vit_small_patch16_rope_224",
+        {"depth": 3, "embed_dim": 96, "num_heads": 3, "qk_norm": True, "scale_attn_inner": True},
+    ),
+    "queries that share a key": (
+        "eva02_tiny_patch14_224",
+        {"depth": 2, "attn_type": "rope", "num_kv_heads": 1, "qkv_fused": False},
+    ),
     "rope in AttentionRope": ("vit_small_patch16_rope_224", {"depth": 3, "embed_dim": 96, "num_heads": 3}),
     "rope of its own a head": ("vit_small_patch16_rope_mixed_224", {"depth": 3, "embed_dim": 96, "num_heads": 3}),
 }

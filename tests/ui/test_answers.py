@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -90,7 +92,7 @@ def test_names_are_shortened(given: object, shown: str):
 
 
 def ask(**changed) -> dict:
-    return {"handle": "chelsea", "query": "cls", "size": 64} | changed
+    return {"ask": "maps", "handle": "chelsea", "query": "cls", "size": 64} | changed
 
 
 def test_attention_is_what_the_workbench_says(context: Context):
@@ -180,15 +182,36 @@ def test_a_surprise_is_logged_under_the_id_that_is_shown(caplog: pytest.LogCaptu
     assert "secret" not in str(told) and incident in caplog.text
 
 
-def test_turns_are_taken_one_after_another(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ui.context.WAIT_S", 0.01)
+def test_turns_are_taken_one_after_another():
     turns = Turns(model=1, decode=2)
     with turns.take("model"):
         with turns.take("decode"), turns.take("decode"):
             pass
-        with pytest.raises(ModelError, match="Too many people"), turns.take("model"):
+        with pytest.raises(ModelError, match="Too many people"), turns.take("model", wait_s=0.01):
             pass
+    with turns.take("model", wait_s=0.01):  # whoever gave up waiting takes no place
+        pass
     with pytest.raises(KeyError), turns.take("model"):  # given back after a failure too
         raise KeyError
     with turns.take("model"):
         pass
+
+
+def test_a_turn_goes_to_whoever_waits_longest():
+    """One who asks again at once, as for the next part of long work, comes after those who wait."""
+    turns, order = Turns(model=1), []
+
+    def ask(name: str) -> None:
+        with turns.take("model"):
+            order.append(name)
+
+    others = [threading.Thread(target=ask, args=(name,)) for name in ("second", "third")]
+    with turns.take("model"):
+        for at, other in enumerate(others):
+            other.start()
+            while len(turns._waiting["model"]) <= at:
+                time.sleep(0.001)
+    ask("again")
+    for other in others:
+        other.join(10)
+    assert order == ["second", "third", "again"]

@@ -107,7 +107,7 @@ def test_while_one_model_is_opened_the_others_answer(
     monkeypatch.setattr("ui.openings.SHORT_S", 0)
     before = client.post("/api/open", json={"source": "random:test_vit@7"}).json()
     assert before["state"] == "loading" and reached.wait(10)
-    asked = {"handle": "rocket", "query": "cls", "size": 32}
+    asked = {"ask": "maps", "handle": "rocket", "query": "cls", "size": 32}
     assert show_attention(Context("small", ready), (), asked)["key"]  # it is not waited for
     assert client.get(f"/api/open/{before['ticket']}").json()["state"] == "loading"
     let_go.set()

@@ -125,6 +125,21 @@ def test_a_file_is_answered_by_its_address(client: TestClient):
     np.testing.assert_allclose(saved["rows"].sum(-1), 1, rtol=1e-5)
 
 
+def test_a_second_picture_may_be_left_out(client: TestClient):
+    for given in ({}, {"image_b": DATA_URL}):
+        sheet, numbers = call(client, "pca", image=DATA_URL, size=64, **given)
+        assert client.get(sheet).content.startswith(b"\x89PNG")
+        assert ("grid_b" in np.load(io.BytesIO(client.get(numbers).content))) == bool(given)
+    assert "did not arrive here" in refusal(client, "pca", image=DATA_URL, image_b="/etc/passwd")
+
+
+def test_attention_heads_and_two_models_are_compared(client: TestClient):
+    (table,) = call(client, "heads", image=DATA_URL)
+    assert np.shape(table["kl"]) == np.shape(table["kept"]) == np.shape(table["moved"]) == (3, 3)
+    (told,) = call(client, "compare", image=DATA_URL, other="small", k=5)
+    assert told["memories"]["share"] == 1 and told["maps"]["overlap"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("image", ["/etc/passwd", "file:///etc/passwd", "../../app.py", __file__, ""])
 def test_no_file_of_the_server_is_read(client: TestClient, image: str):
     for given in (image, f"{HERE}/gradio_api/file={image}"):

@@ -71,7 +71,7 @@ def test_pictures_travel_shrunk_and_once(client: TestClient):
 
 def test_attention_bytes_and_npz(ready: Future, made: list[Context]):
     with TestClient(build(ready, source="small"), base_url=HERE) as client:
-        key = show(made[0], (), {"handle": "coffee", "query": "cls", "size": 32})["key"]
+        key = show(made[0], (), {"ask": "maps", "handle": "coffee", "query": "cls", "size": 32})["key"]
         answer = client.get(f"/api/attention/{key}")
         rows = wire.unpack(answer.content)[0]["rows"]
         assert answer.headers["etag"] == f'"{key}"' and rows.shape[:2] == (3, 3)
@@ -87,6 +87,9 @@ def test_attention_bytes_and_npz(ready: Future, made: list[Context]):
         "attention/0/npz",
         "matches/0",
         "matches/0/npz",
+        "rollout/0",
+        "pca/0",
+        "pca/0/npz",
         "neighbours/0",
         "thumb/nobody/0",
     ],
@@ -106,7 +109,7 @@ def test_thumbnails(client: TestClient):
 
 def test_endpoint_attention(client: TestClient):
     image = send(client, upload(photo(64, 48), "a.png", "PNG"))
-    file, summary = call(client, "attention", image, None, -2, "7", 64)
+    file, summary = call(client, "attention", image, None, -2, "7", 64, None)
     saved = np.load(io.BytesIO(client.get(f"/gradio_api/file={file['path']}").content))
     assert saved["rows"].shape == (3, 1, 1 + 8 * 6) and saved["grid"].tolist() == [6, 8] and saved["n_prefix"] == 1
     np.testing.assert_allclose(saved["rows"].sum(-1), 1, rtol=1e-5)
@@ -167,7 +170,7 @@ def test_endpoints_say_what_is_wrong(client: TestClient):
 
     for path in (__file__, "/etc/passwd", "http://127.0.0.1:9/a.png"):
         foreign = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        assert "did not arrive" in error("attention", foreign, None, -1, "cls", None)
+        assert "did not arrive" in error("attention", foreign, None, -1, "cls", None, None)
         assert not list(Path(get_upload_folder()).rglob(Path(path).name))  # nor has Gradio brought it in
     for model in ("random:vit_giant", "timm:resnet18.a1_in1k", "bundle:/srv/mine", "0123456789ab"):
         assert "not served here" in error("model_card", model)
@@ -181,6 +184,9 @@ def test_endpoints_say_what_is_wrong(client: TestClient):
 def test_only_the_named_endpoints_are_public(client: TestClient):
     assert set(client.get("/gradio_api/info").json()["named_endpoints"]) == {
         "/attention",
+        "/heads",
+        "/pca",
+        "/compare",
         "/match",
         "/neighbours",
         "/search",
@@ -204,6 +210,8 @@ def test_one_guard_for_gradio_and_our_routes(ready: Future):
     with TestClient(build(ready, source="small", login=lambda request: None), base_url=HERE) as client:
         for path in ("/config", "/gradio_api/info", "/api/facts", "/api/picture/astronaut", "/api/attention/0",
                      "/api/attention/0/npz", "/api/matches/0", "/api/matches/0/npz", "/api/neighbours/0",
+                     "/api/rollout/0", "/api/pca/0", "/api/pca/0/npz", "/api/probes?model=0", "/api/probe/drawn/0",
+                     "/api/checkpoints",
                      "/api/thumb/0/0", "/api/models", "/api/open/0",
                      "/api/jobs", "/api/jobs/0/log", "/api/folders?root=a"):  # fmt: skip
             assert client.get(path).status_code == 401, path

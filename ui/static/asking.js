@@ -1,6 +1,6 @@
 // Questions that a view's events take to Python.
 
-const LOST_MS = 60_000;
+const LOST_MS = 180_000; // a large model at 4 096 patches takes a minute on two busy cores
 const SILENT = { title: "The answer did not come.", text: "Try again." };
 
 // One under way at a time, as one answer would hide another; of those of a kind (`ask`) that wait only the latest.

@@ -1,394 +1,425 @@
-// The attention view. Everything but another picture, query or input size happens here, without a request.
+// The attention view. Everything but another picture, query, input size or rollout happens here, without a request.
 
-import { drawRamp } from "./colormap.js";
-import { commandLine, h, note, save, seconds, segmented, shellWord, showTab, slider, toggle, weight } from "./dom.js";
-import { framed } from "./frame.js";
-import { entropyBits, massMask, quantile, strongest } from "./maps.js";
-import { doors, line, session, whileVisible } from "./session.js";
-import { drawOverlay, drawTile } from "./stage.js";
-import { chooseFile } from "./tray.js";
+import { questions } from "./asking.js";
+import { commandOf, csvOf, fileStem, strongestTable } from "./attentionfiles.js";
+import { keepLink, readLink } from "./attentionlink.js";
+import { attentionStage } from "./attentionstage.js";
+import { commandLine, h, icon, rested, save, seconds, segmented, slider, toggle } from "./dom.js";
+import { framed, gridAt } from "./frame.js";
+import { shortcuts } from "./keys.js";
+import { looking } from "./looking.js";
+import { measured } from "./measures.js";
+import { noAttention } from "./noattention.js";
+import { opening } from "./opening.js";
+import { patchPixels } from "./patchpixels.js";
+import { prefixWords } from "./prefix.js";
+import { session, whileVisible } from "./session.js";
+import { tilesView } from "./tiles.js";
 import { attentionMaps, unpack } from "./wire.js";
 
-const CLIP = 0.995;
+const ADDRESSES = { maps: "attention", rollout: "rollout" };
+const REST_MS = 300; // after the last step of a slider that asks the server
+const IDLE_MS = 900; // without a question, before the rollout is brought unasked
+const LIGHT_S = 0.5; // and only where the maps themselves came this soon
+const KEYS = [
+  [["←", "→", "↑", "↓"], "move the query patch, while the picture has the focus"], [["[", "]"], "attention head before, next"],
+  [[",", "."], "transformer block before, next"], [["O"], "to the opacity"], [["T"], "to the top mass that is kept"],
+  [["C"], "query: class token, or the mean over patches"], [["Esc"], "all mass, mean over heads, first query"], [["?"], "this list"]];
+
+const isPatch = (query) => typeof query === "number";
+const step = (value, by, low, high) => Math.min(high, Math.max(low, value + by));
+const usual = (model) => ({ layer: model.blocks - 1, head: "mean", query: model.whole[0], size: model.size, start: 0, opacity: 0.85, mass: 1, shared: true, clip: true });
 
 export function mount({ element, props, trigger, watch }) {
-  const look = { layer: -1, head: -1, opacity: 0.85, mass: 1, shared: true, clip: true, hover: null };
-  let maps = null; // what wire.js gives, plus frame (framed), picture, query
-  let asked = null; // {model, handle, query, size, ticket, since}: the question under way
+  const look = { hover: null, preview: null }; // and what `usual` names; query and size are those on screen or asked for
+  let linked = [null, "attention"].includes(session.link.get("tab")) ? session.link : null; // not yet restored
+  let offered = null; // the model whose blocks, heads and sizes are offered
+  let [maps, measures] = [null, null]; // what wire.js gives, plus key, model, handle, query, size, frame; and their numbers
+  let asked = null; // {model, handle, query, size, isRolled, since}: the question under way, with its rollout or without
   let shown = null; // the question whose maps are on screen
   let refused = null; // a question that met an error: not asked again by itself
-  let size = null; // input size; null until the model says what it likes
-  let sizesOf = null; // the model whose sizes are offered
+  let rolling = null; // {start, isQuiet, since}: the rollout under way
+  let nextQuery = null; // of the picture that is coming
   let lastPatch = null;
-  let tickets = 0;
-  let photo = new Image();
+  let pace = null; // {model, s}: seconds of an answer per unit of work
+  const timed = new Set(); // pictures and sizes that were answered: what is asked of them next is quicker
 
   // ---- what stands where
-  const overlay = h("canvas", { class: "overlay", tabindex: "0", role: "img", "aria-label": "Attention map" });
-  const inner = h("div", { class: "inner" }, photo, overlay);
-  photo.alt = "";
-  const tag = h("div", { class: "tag" });
-  const state = h("div", { class: "state" });
-  const loading = h("div", { class: "load", role: "status", hidden: true });
-  const stage = h("div", { class: "stage pic" }, inner, tag, state, loading);
-  const ramp = h("canvas", { "aria-hidden": "true" });
-  const high = h("span");
-  const scale = h("div", { class: "scale meta" }, h("span", {}, "0"), ramp, high, h("span", { class: "hide-s" }, "weight per patch"));
-  const read = h("span");
-  const best = h("span");
-  const live = h("div", { class: "quiet-live", "aria-live": "polite" });
-  const blockMeta = h("span", { class: "meta" });
-  const headMeta = h("span", { class: "meta" });
-  const blocks = h("div", { class: "blocks", role: "group", "aria-label": "Transformer block" });
-  const heads = h("div", { class: "heads", role: "group", "aria-label": "Attention head" });
-  const query = segmented("Query", [["whole", "Class token"], ["patch", "Patch"]], "whole", (kind) =>
-    ask(kind === "whole" ? whole()[0] : lastPatch ?? (maps ? strongest(current()) : 0)));
+  const stage = attentionStage({
+    pick: pickPatch, query: show, cancel, resized: () => drawAll(),
+    hover: (patch) => { if (patch !== look.hover) { look.hover = patch; draw(); } },
+  });
+  const tiles = tilesView({ block: setBlock, head: setHead, preview });
+  const queries = h("div", { class: "fld" }, h("span", { class: "lab" }, "Query"));
+  let query = null; // segmented, of the model's queries
   const opacity = slider("Opacity", { min: 0, max: 100, value: 85, oninput: (v) => { look.opacity = v / 100; draw(); } });
   const mass = slider("Keep top mass", { min: 5, max: 100, value: 100, oninput: (v) => { look.mass = v / 100; draw(); } });
-  const sizes = h("select", { "aria-label": "Input size", onchange: () => { size = Number(sizes.value); lastPatch = null; ask(whole()[0]); } });
-  const command = commandLine();
-  const table = h("details", { class: "fold" }, h("summary", {}, "Show as table"), h("div", { class: "tablebox" }));
+  const shared = toggle("Same scale for all heads", true, (on) => { look.shared = on; drawAll(); });
+  const clip = toggle("Clip at 99.5 %", true, (on) => { look.clip = on; drawAll(); });
+  const askSoon = rested(REST_MS, () => setSize(sizeAt(sizes.value)));
+  const sizes = slider("Input size", { min: 0, max: 0, value: 0, words: sizeWords, oninput: askSoon });
+  const rollSoon = rested(REST_MS, () => roll());
+  const start = slider("Rollout from block", { min: 1, max: 1, value: 1, words: String, oninput: (v) => { look.start = v - 1; rollSoon(); } });
+  const keys = shortcuts("attention-keys", { list: KEYS, actions: actions(), arrowsOf: stage.overlay, isOn: () => maps && element.offsetParent !== null });
   const ctrls = h("div", { class: "ctrls" },
-    h("div", { class: "fld" }, h("span", { class: "lab" }, "Query"), query.node),
-    h("div", { class: "line" },
-      toggle("Same scale for all heads", true, (on) => { look.shared = on; drawAll(); }),
-      toggle("Clip at 99.5 %", true, (on) => { look.clip = on; drawAll(); })),
-    opacity.node, mass.node,
-    h("label", { class: "fld" }, h("span", { class: "lab" }, "Input size"), sizes));
+    queries, h("div", { class: "line" }, shared, clip), opacity.node, mass.node, h("div", { class: "wide" }, sizes.node), start.node,
+    h("button", { type: "button", class: "btn quiet keysbtn", "aria-haspopup": "dialog", onclick: keys.show }, "Keys", h("kbd", {}, "?")));
+  const view = h("div", { class: "att empty" }, stage.node, h("div", { class: "insp" }, tiles.node, ctrls));
+  const command = commandLine();
+  const table = strongestTable();
+  const pixels = patchPixels();
+  const nothing = noAttention(); // in place of all that, where a model has none
+  const copy = h("button", { type: "button", class: "btn", onclick: copyLink }, icon("link"), "Copy link");
   const png = h("button", { type: "button", class: "btn", onclick: savePng }, "PNG");
   const npz = h("a", { class: "btn", download: "" }, "NPZ");
-  const csv = h("button", { type: "button", class: "btn", onclick: saveCsv }, "CSV");
-  const view = h("div", { class: "att" },
-    h("figure", {}, stage, scale, h("div", { class: "under meta" }, read, best)),
-    h("div", { class: "insp" },
-      h("div", {}, h("div", { class: "head" }, h("h2", {}, "Block"), blockMeta), blocks),
-      h("div", {}, h("div", { class: "head" }, h("h2", {}, "Head"), headMeta), heads),
-      ctrls));
-  const exports = h("div", { class: "exports" }, png, npz, csv);
+  const csv = h("button", { type: "button", class: "btn", onclick: () => save(new Blob([csvOf(scene())], { type: "text/csv" }), `${stem()}.csv`) }, "CSV");
+  const exports = h("div", { class: "exports" }, copy, png, npz, csv);
+  element.append(view, command.node, table.node, pixels.node, nothing.node, keys.dialog);
   const narrow = matchMedia("(max-width: 640px)");
-  const nothing = h("div", { class: "blank", hidden: true }); // in place of all that, for a model without attention
-  element.append(view, command.node, table, live, nothing);
   function placeExports() { // beside the tray; on a phone below, where they do not push the picture down
     const acts = document.querySelector("#tray-attention .acts");
-    if (narrow.matches) table.before(exports);
+    if (narrow.matches) table.node.before(exports);
     else if (acts && exports.parentNode !== acts) acts.append(exports);
   }
   narrow.addEventListener("change", placeExports);
-  drawRamp(ramp);
+
+  // ---- what the model offers
+  function offer(model) {
+    if (offered?.handle === model.handle) return;
+    const [before, plain] = [offered, usual(model)];
+    offered = model;
+    if (!before) Object.assign(look, linked ? readLink(linked, model, plain) : plain);
+    else Object.assign(look, { query: plain.query, size: plain.size, start: Math.min(look.start, model.blocks - 1) });
+    const isHere = (linked?.get("img") ?? session.handle) === session.handle; // else a patch of the link means nothing
+    nextQuery = linked && (isHere || !isPatch(look.query)) ? look.query : null;
+    linked = null;
+    const choices = [...(model.prefix_tokens.includes("cls") ? [["cls", "Class token"]] : []), ["mean", "Mean"], ["patch", "Patch"]];
+    query = segmented("Query", choices, null, (kind) => (kind === "patch" ? pickPatch(lastPatch ?? measures.peak(look.layer, look.head)) : show(kind)));
+    queries.replaceChildren(queries.firstChild, query.node);
+    if (!maps) fit(model);
+    sizes.range(0, model.attention_sizes.length - 1);
+    start.range(1, model.blocks);
+    showControls();
+  }
+  // tiles and cells as this model has them, and a block and head that it has; of the model before they stay with its maps
+  function fit(model) {
+    const isOther = tiles.build(model.blocks, model.heads); // than before, or the first
+    look.layer = isOther && maps ? model.blocks - 1 : Math.min(look.layer, model.blocks - 1);
+    if (isPatch(look.head) && look.head >= model.heads) look.head = "mean";
+    stage.cells.build(model.prefix_tokens);
+  }
+  function showControls() {
+    [opacity.value, mass.value, start.value] = [Math.round(100 * look.opacity), Math.round(100 * look.mass), look.start + 1];
+    [shared.firstChild.checked, clip.firstChild.checked] = [look.shared, look.clip];
+    sizes.value = offered.attention_sizes.findIndex(([px]) => px === look.size);
+  }
+  const sizeAt = (at) => offered.attention_sizes[at][0];
+  function sizeWords(at) {
+    const [px, side, work] = offered?.attention_sizes[at] ?? [];
+    if (!px) return "";
+    const { rows, columns } = maps?.size === px ? maps : maps ? gridAt(maps.facts.frame, px) : { rows: side, columns: side };
+    const time = pace?.model === offered.handle ? ` · about ${seconds(pace.s * work)}` : "";
+    return `${px} px · ${rows}×${columns} patches${time}`;
+  }
+  const workOf = (size) => offered.attention_sizes.find(([px]) => px === size)?.[2] ?? 1;
 
   // ---- asking the server
-  const whole = () => session.facts.model?.whole ?? ["cls", "class token"]; // the query without a place, and its name
-  const isPatch = (what) => typeof what === "number";
-  const questions = line(({ since, ...question }) => trigger("asked", question));
-  function ask(what) {
-    const handle = session.handle;
-    if (!handle || !session.ready || session.facts.model.no_attention) return;
-    asked = { model: session.facts.model.handle, handle, query: what, size, ticket: ++tickets, since: performance.now() };
-    questions.ask(asked);
-    showWaiting();
+  const line = questions((question) => trigger("asked", question));
+  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
+  async function bring(kind, question) { // null when a later question took its place
+    const answer = await line.ask({ ask: kind, ...question });
+    if (!answer) return null;
+    if (answer.error) throw answer.error;
+    const response = await fetch(`api/${ADDRESSES[kind]}/${answer.key}`);
+    if (!response.ok) throw { title: "The maps did not arrive.", text: (await response.json()).error };
+    return { key: answer.key, ...unpack(await response.arrayBuffer()) };
   }
+  const bringRollout = async (question) => {
+    const told = await bring("rollout", { ...question, start: look.start });
+    return told && { start: told.facts.start, rows: told.arrays.rows };
+  };
+  const told = (error) => (error.title ? error : { title: "The maps did not arrive.", text: error.message || "Try again." });
 
-  watch("value", async () => {
-    const answer = JSON.parse(JSON.stringify(props.value ?? {}));
-    const question = questions.settle(answer.ticket);
-    if (!question || question !== asked) return;
+  async function ask() {
     const { model } = session.facts;
-    if (question.model !== model.handle) { asked = null; return; } // of a model that is shown no more
+    if (!session.handle || !session.ready || model.no_attention) return;
+    const question = { model: model.handle, handle: session.handle, query: look.query, size: look.size };
+    const isRolled = look.head === "rollout" || Boolean(rolling && !rolling.isQuiet);
+    const mine = asked = { ...question, isRolled, since: performance.now() };
+    rolling = null;
+    clearTimeout(idle);
+    showWaiting();
     try {
-      if (answer.error) throw answer.error;
-      const [response, next] = await Promise.all([fetch(`api/attention/${answer.key}`), loadPhoto(question.handle)]);
-      if (!response.ok) throw { title: "The maps did not arrive.", text: (await response.json()).error };
-      const unpacked = attentionMaps(unpack(await response.arrayBuffer()));
-      if (asked !== question || model !== session.facts.model) return;
-      if (next !== photo) photo.replaceWith(next);
-      photo = next;
-      maps = { ...unpacked, frame: framed(unpacked.facts.frame), handle: question.handle, query: unpacked.facts.query };
-      maps.key = answer.key;
-      maps.model = model;
-      shown = question;
+      const [answer, photo] = await Promise.all([bring("maps", question), stage.load(question.handle)]);
+      if (asked !== mine) return;
+      const next = Object.assign(attentionMaps(answer), question, { key: answer.key, model, frame: framed(answer.facts.frame) });
+      if (mine.isRolled) next.rolled = await bringRollout(question);
+      if (asked !== mine) return;
       asked = null;
-      received();
+      if (model.handle === session.facts.model?.handle) received(next, photo, mine); // else of a model that is shown no more
     } catch (error) {
-      if (asked !== question) return;
+      if (asked !== mine) return;
       asked = null;
-      refused = question;
-      maps = shown = null;
-      session.fail(error.title ? error : { title: "The maps did not arrive.", text: error.message || "Try again." });
+      if (!maps && isPatch(question.query)) { // a link's, beyond this picture's patches
+        look.query = usual(model).query;
+        ask();
+        return;
+      }
+      refused = mine;
+      forget();
+      session.fail(told(error));
     }
     showWaiting();
-  });
-
-  async function loadPhoto(handle) { // decoded beside the old picture, which stays until the maps are there too
-    if (photo.dataset.handle === handle) return photo;
-    const next = h("img", { alt: "", src: `api/picture/${handle}`, "data-handle": handle });
-    await next.decode();
-    return next;
   }
 
-  function received() {
-    const { facts } = maps;
-    look.hover = null; // a patch of the picture before, which this one may not have
-    const ratio = facts.frame.width / facts.frame.height;
-    const box = Math.min(4, Math.max(0.4, ratio)); // of very long pictures the stage keeps a shape one can look at
-    stage.style.aspectRatio = String(box);
-    stage.style.maxWidth = `${Math.min(640, 640 * box)}px`;
-    inner.style.width = `${100 * Math.min(1, ratio / box)}%`;
-    inner.style.height = `${100 * Math.min(1, box / ratio)}%`;
-    if (blockTiles.length !== maps.layers) look.layer = maps.layers - 1; // another model starts at its last block
-    if (headTiles.length !== maps.heads + 1) look.head = -1;
+  function received(next, photo, question) {
+    const visit = `${question.model} ${question.handle} ${question.size}`;
+    if (!timed.has(visit)) pace = { model: question.model, s: next.facts.time_s / workOf(question.size) };
+    timed.add(visit);
+    [maps, measures, shown] = [next, measured(next), question];
+    fit(maps.model);
+    if (question.isRolled) look.head = "rollout";
+    look.hover = look.preview = null; // a patch of the picture before, which this one may not have
     if (isPatch(maps.query)) lastPatch = maps.query;
-    const picture = session.pictures.find((one) => one.handle === maps.handle);
-    const done = picture?.note ? ` · ${picture.note}` : "";
-    read.textContent = `${facts.frame.width}×${facts.frame.height} ${facts.format}${done} · shown whole · ` +
-      `${maps.rows}×${maps.columns} patches of ${facts.frame.patch_px} px · ${seconds(facts.time_s)} on ${facts.device}`;
+    stage.receive(maps, photo, picture()?.note);
     npz.href = `api/attention/${maps.key}/npz`;
-    query.press(isPatch(maps.query) ? "patch" : "whole");
-    buildTiles();
+    query.press(isPatch(maps.query) ? "patch" : maps.query);
+    showControls();
     drawAll();
+    if (!maps.rolled && maps.facts.time_s <= LIGHT_S) idle = setTimeout(() => { if (!asked && !rolling) roll({ isQuiet: true }); }, IDLE_MS);
+  }
+  let idle;
+  function forget() {
+    maps = measures = shown = looking.shown = null;
+    looking.tell();
+  }
+
+  // A rollout that was asked for is shown, one that comes unasked only fills its tile
+  async function roll({ isQuiet = false } = {}) {
+    if (asked) asked.isRolled ||= !isQuiet;
+    if (!maps || asked) return;
+    clearTimeout(idle);
+    if (rolling?.start === look.start) { // under way, and now wanted
+      rolling.isQuiet &&= isQuiet;
+      showWaiting();
+      return;
+    }
+    const [of, mine] = [maps, { start: look.start, isQuiet, since: performance.now() }];
+    rolling = mine;
+    showWaiting();
+    try {
+      const { model, handle, size } = shown;
+      const rolled = await bringRollout({ model, handle, query: shown.query, size });
+      if (rolling !== mine || !rolled) return;
+      rolling = null;
+      of.rolled = rolled;
+      if (!mine.isQuiet) look.head = "rollout";
+      drawHeads();
+    } catch (error) {
+      if (rolling !== mine) return;
+      rolling = null;
+      start.value = (look.start = of.rolled?.start ?? 0) + 1;
+      if (!mine.isQuiet) session.fail(told(error));
+    }
+    showWaiting();
   }
 
   // ---- drawing
-  const current = () => maps.map(look.layer, look.head);
-  const top = (arrays) => (look.clip ? quantile(arrays, CLIP) : Math.max(...arrays.map((a) => a[strongest(a)])));
-  const headMaps = () => Array.from({ length: maps.heads }, (_, i) => maps.map(look.layer, i));
-  const topOf = (index) => top(look.shared ? headMaps() : [maps.map(look.layer, index)]);
-  const queryWords = () => (isPatch(maps.query) ? `patch ${place(maps.query)}` : maps.model.whole[1]);
+  const picture = () => session.pictures.find((one) => one.handle === maps.handle);
+  const file = () => picture()?.name ?? "picture.png";
+  const stem = () => fileStem(file(), scene());
   const place = (patch) => `${Math.floor(patch / maps.columns)}, ${patch % maps.columns}`;
-  const headWords = () => (look.head < 0 ? "mean" : `head ${look.head + 1}`);
+  const queryWords = () => (isPatch(maps.query) ? `patch ${place(maps.query)}` : prefixWords(maps.query) ?? "mean over patches");
+  const headWords = (head) => (head === "rollout" ? `rollout from block ${maps.rolled.start + 1}` : isPatch(head) ? `head ${head + 1}` : head);
 
-  function tile(group, name, pressed, onclick) {
-    const canvas = h("canvas", { "aria-hidden": "true" });
-    const right = h("i");
-    const button = h("button", { type: "button", class: "cellb", "aria-pressed": String(pressed), onclick }, canvas, h("span", {}, h("b", {}, name), right));
-    group.append(button);
-    return { canvas, right, button };
+  // What is drawn, and what it says: of the chosen head, or of one that the pointer passes over
+  function scene(head = look.head) {
+    const { layer, mass: kept, hover } = look;
+    const [of, at] = [queryWords(), headWords(head)];
+    return {
+      maps, layer, head, hover, query: maps.query, isPatch: isPatch(maps.query), frame: maps.frame, opacity: look.opacity, clip: look.clip, mass: kept,
+      weights: maps.map(layer, head), prefix: maps.prefix(layer, head), row: maps.row(layer, head),
+      top: measures.top(layer, head, look), peak: measures.peak(layer, head), on: measures.mask(layer, head, kept),
+      get order() { return measures.order(layer, head); },
+      name: `Block ${layer + 1} · ${at} · from ${of}`, headWords: at, queryWords: of, isCut: kept < 1, isPassing: hover !== null || look.preview !== null,
+    };
   }
-
-  let blockTiles = [], headTiles = [];
-  function buildTiles() {
-    if (blockTiles.length === maps.layers && headTiles.length === maps.heads + 1) return;
-    blocks.replaceChildren();
-    heads.replaceChildren();
-    blockTiles = Array.from({ length: maps.layers }, (_, i) => tile(blocks, String(i + 1), false, () => setBlock(i)));
-    for (const [i, { button }] of blockTiles.entries()) button.setAttribute("aria-label", `Block ${i + 1}`);
-    headTiles = Array.from({ length: maps.heads + 1 }, (_, i) => tile(heads, i ? `Head ${i}` : "Mean", false, () => setHead(i - 1)));
-    blocks.style.setProperty("--columns", Math.min(12, Math.max(8, maps.layers)));
-  }
-
-  const paint = (canvas, weights, max) => drawTile(canvas, weights, maps.rows, maps.columns, max);
   function drawAll() { // a new result or a new scale
     if (!maps) return;
-    blockTiles.forEach(({ canvas }, i) => paint(canvas, maps.map(i, -1), top([maps.map(i, -1)])));
-    drawHeads();
+    tiles.draw(maps, measures, look);
+    tiles.say(queryWords(), Math.log2(maps.patches));
+    draw();
   }
-  function drawHeads() { // a new block
-    const shared = look.shared ? topOf(0) : 0;
-    headTiles.forEach(({ canvas, right, button }, i) => {
-      const weights = maps.map(look.layer, i - 1);
-      const bits = entropyBits(weights).toFixed(1);
-      paint(canvas, weights, look.shared ? shared : topOf(i - 1));
-      right.textContent = `${bits} bit`;
-      button.setAttribute("aria-label", `${i ? `Head ${i}` : "Mean"}, ${bits} bit`);
-    });
+  function drawHeads() { // a new block or a rollout
+    if (!maps) return;
+    tiles.drawHeads(maps, measures, look);
     draw();
   }
   function draw() { // a new head, opacity or mass
     if (!maps) return;
-    const weights = current();
-    const max = topOf(look.head);
-    const on = massMask(weights, look.mass);
-    const ratio = Math.min(2, devicePixelRatio);
-    const [width, height] = [Math.round(inner.clientWidth * ratio), Math.round(inner.clientHeight * ratio)];
-    if (!width || !height) return;
-    if (overlay.width !== width || overlay.height !== height) Object.assign(overlay, { width, height });
-    drawOverlay(overlay.getContext("2d"), width, height, {
-      weights, rows: maps.rows, columns: maps.columns, frame: maps.frame, max, opacity: look.opacity, on,
-      query: isPatch(maps.query) ? maps.query : null, hover: look.hover,
-    });
-    blockTiles.forEach(({ button }, i) => button.setAttribute("aria-pressed", String(i === look.layer)));
-    headTiles.forEach(({ button }, i) => button.setAttribute("aria-pressed", String(i - 1 === look.head)));
-    say(weights, max);
+    const drawn = scene(look.preview ?? look.head);
+    stage.draw(drawn);
+    if (drawn.isPassing) return;
+    tiles.press(look);
+    command.text = commandOf(drawn, file());
+    table.hear(scene);
+    pixels.hear(scene);
+    const { key, model, handle, size, frame } = maps;
+    looking.shown = { key, model, handle, query: maps.query, size, layer: look.layer, head: look.head, mass: look.mass, maps, photo: stage.photo, frame };
+    looking.tell();
+    keepSoon();
   }
-
-  function say(weights, max) {
-    const peak = strongest(weights);
-    const [row, column] = [Math.floor(peak / maps.columns), peak % maps.columns];
-    const name = `Block ${look.layer + 1} · ${headWords()} · from ${queryWords()}`;
-    tag.textContent = name;
-    blockMeta.textContent = `mean over heads, own scale each, from ${queryWords()}`;
-    headMeta.textContent = `entropy of the row; ${Math.log2(maps.patches).toFixed(1)} bit is uniform`;
-    high.textContent = `${weight(max)}${look.clip ? " (99.5 %)" : ""}`;
-    best.textContent = look.hover === null
-      ? `strongest at row ${row}, column ${column}: ${weight(weights[peak])}`
-      : `row ${Math.floor(look.hover / maps.columns)}, column ${look.hover % maps.columns}: ${weight(weights[look.hover])}`;
-    if (look.hover === null) {
-      const words = `${name}; strongest at row ${row}, column ${column}, weight ${weight(weights[peak])}`;
-      overlay.setAttribute("aria-label", `Attention map. ${words}. Arrow keys move the query patch.`);
-      live.textContent = words;
-      writeCommand();
-      if (table.open) fillTable();
-    }
+  function keepNow() {
+    if (!maps || offered.handle !== maps.model.handle || element.offsetParent === null) return;
+    keepLink({ ...look, query: maps.query, size: maps.size }, usual(maps.model));
   }
-
-  function writeCommand() {
-    const name = session.pictures.find((one) => one.handle === maps.handle)?.name ?? "picture.png";
-    command.text = `python -m analysis attention ${shellWord(name)} --model ${shellWord(maps.model.typed)} ` +
-      `--layer ${look.layer} --query ${maps.query} --size ${maps.facts.size} --out attention.png`;
-  }
-
-  function fillTable() {
-    const weights = current();
-    const order = Array.from(weights.keys()).sort((a, b) => weights[b] - weights[a] || a - b).slice(0, 20);
-    const total = weights.reduce((a, b) => a + b, 0);
-    let sum = 0;
-    const rows = order.map((patch, rank) => {
-      sum += weights[patch];
-      return h("tr", {}, [rank + 1, Math.floor(patch / maps.columns), patch % maps.columns, weight(weights[patch]), `${((100 * sum) / total).toFixed(1)} %`].map((cell) => h("td", {}, String(cell))));
-    });
-    table.lastElementChild.replaceChildren(h("table", { class: "tbl" },
-      h("caption", { class: "meta" }, `${tag.textContent}: the 20 strongest of ${maps.patches} patches`),
-      h("thead", {}, h("tr", {}, ["Rank", "Row", "Column", "Weight", "Mass so far"].map((name) => h("th", { scope: "col" }, name)))),
-      h("tbody", {}, rows)));
-  }
-  table.addEventListener("toggle", () => { if (table.open && maps) fillTable(); });
+  const keepSoon = rested(200, keepNow); // browsers refuse an address that changes at every step
 
   // ---- states
-  function showNothing(model) {
-    const button = (words, onclick, kind = "") => h("button", { type: "button", class: `btn${kind}`, onclick }, words);
-    nothing.replaceChildren(h("p", {}, model.no_attention), h("p", { class: "meta" }, model.can), h("div", { class: "line" },
-      model.memory ? button("See its memory", () => showTab("Memory"), " pri") : session.facts.public ? null : button("Give it a memory", () => doors.remember(), " pri"),
-      button("Choose another model", () => doors.models())));
-  }
-
   let slow;
   function showWaiting() {
     clearTimeout(slow);
     const { facts } = session;
-    const problem = facts.state === "failed" ? facts : null;
     const has = facts.state !== "ready" || !facts.model.no_attention;
-    for (const node of [view, command.node, table]) node.hidden = !has;
+    for (const node of [view, command.node, table.node, pixels.node]) node.hidden = !has;
     const pictures = document.getElementById("tray-attention");
     if (pictures) pictures.hidden = !has;
     exports.hidden = !has;
-    nothing.hidden = has;
-    if (!has) showNothing(facts.model);
+    nothing.show(has ? null : facts);
     view.classList.toggle("empty", !maps);
-    for (const button of [png, csv]) button.disabled = !maps;
+    element.classList.toggle("unknown", !offered); // nothing has its size yet
+    for (const button of [copy, png, csv]) button.disabled = !maps;
     npz.classList.toggle("off", !maps);
     if (!maps) npz.removeAttribute("href");
-    for (const control of ctrls.querySelectorAll("button, input, select")) control.disabled = !maps;
-    query.button("whole").textContent = whole()[1][0].toUpperCase() + whole()[1].slice(1);
-    state.hidden = Boolean(maps) || Boolean(asked);
-    if (!state.hidden) {
-      state.replaceChildren(...(problem ? [note(problem)] : facts.state === "starting"
-        ? [h("p", {}, "Opening the model"), h("p", { class: "meta" }, "It takes a few seconds; the maps appear by themselves.")]
-        : [h("p", {}, "Choose a picture to see where each head of this model looks."),
-          h("button", { type: "button", class: "btn pri", onclick: chooseFile }, "Add a picture"),
-          h("p", { class: "meta" }, "or start with a sample above · JPEG, PNG, WebP, AVIF, up to 50 MB")]));
-    }
-    if (!maps) {
-      read.textContent = { starting: "The model is being opened", failed: "No model", ready: "No picture" }[facts.state];
-      best.textContent = "";
-    }
-    loading.hidden = true;
+    for (const control of ctrls.querySelectorAll("button, input")) control.disabled = !maps;
+    tiles.enable(Boolean(maps));
+    stage.cells.enable(Boolean(maps));
+    stage.say(maps || asked ? null : facts.state, facts.state === "failed" ? facts : null);
+    if (!maps) stage.clear({ starting: "The model is being opened", failed: "No model", ready: "No picture" }[facts.state]);
+    stage.wait(null);
     view.classList.remove("old");
-    if (asked) slow = setTimeout(showLoading, 150);
+    if (asked || (rolling && !rolling.isQuiet)) slow = setTimeout(showLoading, 150); // nothing below
   }
-  function showLoading() { // nothing below 150 ms
-    if (!asked) return;
-    loading.hidden = false;
+  function showLoading() {
+    const now = asked ?? rolling;
+    if (!now) return;
+    const words = asked ? `Running ${session.facts.model.name}` : `Rollout from block ${rolling.start + 1}`;
+    const about = asked && pace?.model === asked.model ? pace.s * workOf(asked.size) : null;
     view.classList.toggle("old", Boolean(maps));
-    const time = ((performance.now() - asked.since) / 1000).toFixed(1);
-    loading.replaceChildren(
-      h("div", { class: "line spread" }, h("span", {}, `Running ${session.facts.model.name}`), h("span", { class: "meta" }, `${time} s`)),
-      h("span", { class: "meta" }, maps ? "The previous result stays until the new one is there." : "The maps appear here."));
+    stage.wait({ words, ms: performance.now() - now.since, about });
     slow = setTimeout(showLoading, 100);
+  }
+  function cancel() { // the answer may still come, nobody waits for it
+    if (asked) refused = { ...asked, isCancelled: true };
+    asked = rolling = null;
+    if (shown && shown.handle !== session.handle) session.choose(shown.handle);
+    if (shown) Object.assign(look, { query: shown.query, size: shown.size, start: maps.rolled?.start ?? look.start });
+    showControls();
+    showWaiting();
   }
 
   // ---- choosing
-  const setBlock = (layer) => { look.layer = layer; if (maps) drawHeads(); };
-  const setHead = (head) => { look.head = head; draw(); };
-  const patchUnder = (event) => {
-    const box = inner.getBoundingClientRect();
-    return maps?.frame.at((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height) ?? null;
-  };
-  overlay.addEventListener("click", (event) => {
-    const patch = patchUnder(event);
-    if (patch !== null) ask(patch);
-  });
-  overlay.addEventListener("pointermove", (event) => {
-    const patch = event.pointerType === "touch" ? null : patchUnder(event);
-    if (patch !== look.hover) { look.hover = patch; draw(); }
-  });
-  overlay.addEventListener("pointerleave", () => { look.hover = null; draw(); });
-
-  const step = (value, by, low, high) => Math.min(high, Math.max(low, value + by));
-  function moveQuery(rows, columns) {
-    const patch = asked && isPatch(asked.query) ? asked.query : lastPatch ?? strongest(current());
-    const row = step(Math.floor(patch / maps.columns), rows, 0, maps.rows - 1);
-    ask(row * maps.columns + step(patch % maps.columns, columns, 0, maps.columns - 1));
+  function show(what) {
+    look.query = what;
+    ask();
   }
-  const keys = {
-    ArrowUp: () => moveQuery(-1, 0), ArrowDown: () => moveQuery(1, 0), ArrowLeft: () => moveQuery(0, -1), ArrowRight: () => moveQuery(0, 1),
-    "[": () => setHead(step(look.head, -1, -1, maps.heads - 1)), "]": () => setHead(step(look.head, 1, -1, maps.heads - 1)),
-    ",": () => setBlock(step(look.layer, -1, 0, maps.layers - 1)), ".": () => setBlock(step(look.layer, 1, 0, maps.layers - 1)),
-    o: () => opacity.input.focus(), t: () => mass.input.focus(),
-    c: () => ask(whole()[0]),
-    Escape: () => { look.mass = 1; mass.value = 100; look.head = -1; if (isPatch(maps.query)) keys.c(); draw(); },
-  };
-  document.addEventListener("keydown", (event) => {
-    if (!maps || element.offsetParent === null || document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
-    const arrow = event.key.startsWith("Arrow");
-    if (arrow ? event.target !== overlay : event.target.matches("input[type=text], input[type=number], textarea, select, [contenteditable]")) return;
-    const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!action) return;
-    event.preventDefault();
-    action();
+  // a patch of the picture on screen: at the same place of another input size, if one is on its way
+  function pickPatch(patch) {
+    if (maps && session.handle === maps.handle) show(look.size === maps.size ? patch : samePlace(patch, look.size));
+  }
+  function samePlace(patch, size) {
+    const { rows, columns } = gridAt(maps.facts.frame, size);
+    const [row, column] = [Math.floor(patch / maps.columns), patch % maps.columns];
+    return Math.floor(((row + 0.5) / maps.rows) * rows) * columns + Math.floor(((column + 0.5) / maps.columns) * columns);
+  }
+  function setSize(size) {
+    if (!maps || size === look.size) return;
+    if (isPatch(maps.query)) look.query = samePlace(maps.query, size);
+    else lastPatch = null;
+    look.size = size;
+    ask();
+  }
+  function setBlock(layer) {
+    look.layer = layer;
+    drawHeads();
+  }
+  function setHead(head) {
+    look.preview = null;
+    if (head === "rollout" && maps?.rolled?.start !== look.start) { roll(); return; }
+    if (rolling && !rolling.isQuiet) { // it is no longer wanted
+      rolling = null;
+      showWaiting();
+    }
+    if (asked) asked.isRolled = head === "rollout";
+    look.head = head;
+    draw();
+  }
+  function preview(head) {
+    if (!maps || (head !== null && !maps.map(look.layer, head))) return;
+    look.preview = head;
+    draw();
+  }
+  function moveQuery(rows, columns) {
+    const patch = isPatch(look.query) && look.size === maps.size ? look.query : lastPatch ?? measures.peak(look.layer, look.head);
+    const row = step(Math.floor(patch / maps.columns), rows, 0, maps.rows - 1);
+    pickPatch(row * maps.columns + step(patch % maps.columns, columns, 0, maps.columns - 1));
+  }
+  function nextHead(by) {
+    const order = tiles.order();
+    setHead(order[step(order.indexOf(look.head), by, 0, order.length - 1)]);
+  }
+  function actions() {
+    return {
+      ArrowUp: () => moveQuery(-1, 0), ArrowDown: () => moveQuery(1, 0), ArrowLeft: () => moveQuery(0, -1), ArrowRight: () => moveQuery(0, 1),
+      "[": () => nextHead(-1), "]": () => nextHead(1),
+      ",": () => setBlock(step(look.layer, -1, 0, maps.layers - 1)), ".": () => setBlock(step(look.layer, 1, 0, maps.layers - 1)),
+      o: () => opacity.input.focus(), t: () => mass.input.focus(), c: () => show(offered.whole[0]),
+      Escape: () => {
+        look.mass = 1;
+        mass.value = 100;
+        setHead("mean");
+        if (look.query !== offered.whole[0]) show(offered.whole[0]);
+      },
+    };
+  }
+  looking.onchoose(({ layer, head, query: what, handle }) => {
+    if (!maps) return;
+    if (layer !== undefined) look.layer = layer;
+    if (head !== undefined) setHead(head);
+    drawHeads();
+    if (handle !== undefined && handle !== session.handle) {
+      nextQuery = what ?? null;
+      session.choose(handle);
+    } else if (what !== undefined && what !== look.query) show(what);
+    if (layer !== undefined || head !== undefined) stage.overlay.scrollIntoView({ block: "nearest" }); // it was chosen from far below
   });
 
   // ---- taking away
-  const stem = () => (session.pictures.find((one) => one.handle === maps.handle)?.name ?? "picture").replace(/\.[^.]*$/, "").replace(/[^\w-]+/g, "-") || "picture";
-  const fileName = (suffix) => `${stem()}-block${look.layer + 1}-${headWords().replace(" ", "")}.${suffix}`;
-  function savePng() {
-    const canvas = h("canvas", { width: photo.naturalWidth, height: photo.naturalHeight });
-    const over = new OffscreenCanvas(canvas.width, canvas.height);
-    drawOverlay(over.getContext("2d"), canvas.width, canvas.height, {
-      weights: current(), rows: maps.rows, columns: maps.columns, frame: maps.frame, max: topOf(look.head), opacity: look.opacity,
-      on: massMask(current(), look.mass), query: isPatch(maps.query) ? maps.query : null, hover: null,
-    });
-    const context = canvas.getContext("2d");
-    context.drawImage(photo, 0, 0);
-    context.drawImage(over, 0, 0);
-    canvas.toBlob((blob) => save(blob, fileName("png")), "image/png");
+  async function savePng() {
+    const now = scene();
+    save(await stage.picture(now), `${fileStem(file(), now)}.png`);
   }
-  function saveCsv() { // every head of the block on screen, patches in pixels of the original picture
-    const all = [-1, ...Array.from({ length: maps.heads }, (_, i) => i)].map((i) => maps.map(look.layer, i));
-    const { width, height } = maps.facts.frame;
-    const lines = [["row", "column", "x_px", "y_px", "mean", ...all.slice(1).map((_, i) => `head_${i + 1}`)].join(",")];
-    for (let patch = 0; patch < maps.patches; patch++) {
-      const [x0, y0, x1, y1] = maps.frame.box(patch);
-      const centre = [((x0 + x1) / 2) * width - 0.5, ((y0 + y1) / 2) * height - 0.5].map((v) => v.toFixed(2));
-      lines.push([Math.floor(patch / maps.columns), patch % maps.columns, ...centre, ...all.map((w) => w[patch].toPrecision(7))].join(","));
-    }
-    save(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }), fileName("csv"));
+  async function copyLink() {
+    keepNow();
+    try { await navigator.clipboard.writeText(location.href); copy.lastChild.textContent = "Copied"; } catch { copy.lastChild.textContent = "See address"; }
+    setTimeout(() => { copy.lastChild.textContent = "Copy link"; }, 1500);
   }
 
-  new ResizeObserver(() => { if (maps) drawAll(); }).observe(stage);
   whileVisible(element, () => {
     placeExports();
     const { model } = session.facts;
-    if (model && sizesOf !== model.handle) { // another model: its own input sizes, and the query it starts with
-      sizes.replaceChildren(...model.sizes.map(([px, words]) => h("option", { value: px }, words)));
-      size = model.size;
-      sizes.value = String(size);
-      sizesOf = model.handle;
-    }
-    if (model?.no_attention) maps = asked = shown = null;
-    const wanted = session.handle;
-    const known = [asked ?? shown, session.problem && refused].some((question) => question?.handle === wanted && question.model === model?.handle);
-    if (session.ready && wanted && !known) {
-      lastPatch = null;
-      ask(whole()[0]);
+    const isAwaited = linked && opening.now && session.link.has("model") && session.link.get("model") !== model?.source; // the model of the link
+    if (session.ready && !isAwaited) {
+      if (model.no_attention) { asked = null; forget(); } else offer(model);
+      const isLeft = refused && (session.problem || refused.isCancelled); // not to be asked again
+      const isKnown = [asked ?? shown, isLeft ? refused : null].some((one) => one?.handle === session.handle && one.model === model.handle);
+      if (session.handle && !isKnown && !model.no_attention) {
+        const isNew = isPatch(look.query) || shown?.model !== model.handle;
+        look.query = nextQuery ?? (isNew ? model.whole[0] : look.query);
+        nextQuery = lastPatch = null;
+        ask();
+      }
+      if (maps) keepSoon();
     }
     showWaiting();
   });

@@ -1,12 +1,12 @@
 // The correspondence view. Features travel once for a pair of pictures: lines, rules, thresholds, foregrounds and heat
 // maps are made here without a request.
 
-import { get } from "./ask.js";
 import { cividis, drawRamp, viridis } from "./colormap.js";
 import { commandLine, count, h, icon, note, save, seconds, segmented, shellWord, slider, toggle } from "./dom.js";
 import { framed } from "./frame.js";
 import { inFront, offBy } from "./matching.js";
-import { bring, opening } from "./opening.js";
+import { opening } from "./opening.js";
+import { otherModel } from "./otherModel.js";
 import { heatOf, pairView } from "./pairs.js";
 import { doors, session, whileVisible, writeLink } from "./session.js";
 import { drawHistogram, drawTable, memoryTiles } from "./tables.js";
@@ -27,7 +27,6 @@ export function mount({ element, props, trigger, watch }) {
   const first = () => ({ mode: "matches", rule: "mutual", lines: narrow.matches ? 20 : 40, low: null, front: "none", facet: null, layer: null,
     position: true, size: null, check: "none", seed: 1, leave: 2, pin: null });
   const look = { ...first(), hover: null, line: null };
-  let otherModel = null; // facts of the model beside it
   let linked = session.link.get("tab") === "correspondence" ? session.link : null; // not yet restored
   let offered = null; // the model whose features and sizes are offered
   let crop = null; // {side, patch, rows, box} of the memories on screen, or {side, patch} while they are on their way
@@ -43,7 +42,7 @@ export function mount({ element, props, trigger, watch }) {
     views.push(Object.assign(pairView(ears), { asked: null, shown: null, refused: null, caption: h("div", { class: "caption meta" }) }));
   }
   const [main, beside] = views;
-  const active = () => (otherModel ? views : [main]);
+  const active = () => (other.model ? views : [main]);
 
   // ---- what stands where
   const mode = segmented("Show", [["matches", "Top matches"], ["heat", "Heat map on hover"]], look.mode, (name) => { look.mode = name; if (name === "matches") unpin(); else draw(); });
@@ -66,15 +65,13 @@ export function mount({ element, props, trigger, watch }) {
   const place = toggle("Take position out", false, (on) => { look.position = !on; wish(); });
   const check = segmented("Pictures", Object.entries(CHECKS), look.check, (name) => { look.check = name; unpin(); wish(); });
   const redraw = h("button", { type: "button", class: "btn small", onclick: () => { look.seed = (look.seed + 1) % 10_000; unpin(); wish(); } }, "Another draw");
-  const sources = h("datalist", { id: "compare-sources" });
-  const compare = h("input", { type: "text", list: sources.id, placeholder: "another model's source", "aria-label": "Compare with", autocomplete: "off", spellcheck: "false", onchange: chooseOther });
-  const compareNote = h("div", { class: "meta", role: "status" });
+  const other = otherModel({ id: "correspondence-sources", changed: () => { if (!other.model) beside.shown = beside.asked = null; wish(); draw(); } });
   const told = h("p", { class: "meta" });
   const known = h("section", { "aria-label": "Checked against the known answer", hidden: true });
   const fld = (name, ...nodes) => h("div", { class: "fld" }, h("span", { class: "lab" }, name), nodes);
   const controls = h("section", { class: "settings", "aria-label": "Settings" },
     low.node, lines.node, leave.node, fld("Rule", rule.node), fld("Features", h("div", { class: "two" }, facet, layer)),
-    fld("Foreground", front.node), place, fld("Input size", sizes), fld("Compare with", compare, sources, compareNote), told);
+    fld("Foreground", front.node), place, fld("Input size", sizes), fld("Compare with", other.input, other.sources, other.said), told);
   const chart = h("section", { "aria-label": "Scores" });
   const table = h("section", { "aria-label": "Strongest matches" });
   const command = commandLine();
@@ -142,7 +139,7 @@ export function mount({ element, props, trigger, watch }) {
         session.tell();
         return;
       }
-      active().forEach((view, i) => bringPair(view, i ? otherModel : model));
+      active().forEach((view, i) => bringPair(view, i ? other.model : model));
       keepLink();
     }
     showState();
@@ -233,30 +230,10 @@ export function mount({ element, props, trigger, watch }) {
   }
 
   async function listModels() {
-    const answer = await get("api/models");
-    const rows = Object.values(answer.groups ?? {}).flat().filter((entry) => entry.cached && entry.source !== session.facts.model.source);
-    sources.replaceChildren(...rows.map((entry) => h("option", { value: entry.source }, entry.title)));
     const wanted = linked?.get("other");
     linked = null;
-    if (wanted && !otherModel) {
-      compare.value = wanted;
-      chooseOther();
-    }
-  }
-  let opened = 0;
-  async function chooseOther() {
-    const mine = ++opened;
-    const source = compare.value.trim();
-    compareNote.textContent = "";
-    if (!source) { otherModel = null; beside.shown = beside.asked = null; wish(); draw(); return; }
-    const answer = await bring(source, () => mine !== opened, (told) => { compareNote.textContent = told.state === "loading" ? `Opening it: ${told.words}` : ""; });
-    if (mine !== opened) return;
-    if (answer.error) {
-      compareNote.replaceChildren(note(answer.error));
-      return;
-    }
-    otherModel = answer.model;
-    wish();
+    await other.offers();
+    if (wanted && !other.model) other.choose(wanted);
   }
 
   // ---- the address leads back to what is on screen
@@ -280,7 +257,7 @@ export function mount({ element, props, trigger, watch }) {
     const values = Object.fromEntries(Object.entries(LINKED).map(([name, key]) => [key, look[name] === plain[name] ? null : look[name]]));
     if (look.check === "none") values.seed = null;
     writeLink({ tab: "correspondence", img: session.pair.a, img_b: look.check === "none" ? session.pair.b : null, ...values,
-      position: look.position ? null : "out", side: look.pin?.side ?? null, patch: look.pin?.patch ?? null, other: otherModel?.source ?? null });
+      position: look.position ? null : "out", side: look.pin?.side ?? null, patch: look.pin?.patch ?? null, other: other.model?.source ?? null });
   }
   async function copyLink() {
     keepLink();
@@ -326,7 +303,7 @@ export function mount({ element, props, trigger, watch }) {
     view.draw({ mode: look.mode, ...found, low: lowestOf(found), line: view === main ? look.line : null, query: asked, heat,
       crop: view === main && look.mode === "heat" && crop?.box && isPinned(crop) ? crop : null, truth: result.arrays.true ?? null });
     const device = `${seconds(result.facts.time_s)} on ${result.facts.device}`;
-    view.caption.replaceChildren(...(otherModel ? [h("b", {}, result.model.name), ` ${result.model.layer_noun} ${result.facts.layer + 1}, ${result.facts.size} px · ${RULES[look.rule].toLowerCase()}, ${found.shown.length} of ${found.all.length} matches from ${lowestOf(found).toFixed(3)}${rightWords(result.facts.known)} · ${device}`] : []));
+    view.caption.replaceChildren(...(other.model ? [h("b", {}, result.model.name), ` ${result.model.layer_noun} ${result.facts.layer + 1}, ${result.facts.size} px · ${RULES[look.rule].toLowerCase()}, ${found.shown.length} of ${found.all.length} matches from ${lowestOf(found).toFixed(3)}${rightWords(result.facts.known)} · ${device}`] : []));
     return view === main ? heat : null;
   }
   const leastOf = ({ scores }, matches) => (matches.length ? Math.min(...matches.map((match) => scores[match])) : 0);
@@ -359,7 +336,7 @@ export function mount({ element, props, trigger, watch }) {
       `Pictures are read whole: ${grids.join("; ")}. ${seconds(facts.time_s)} on ${facts.device}.`;
     for (const [name, words] of Object.entries(FRONTS)) front.button(name).title = words;
     showKnown(facts.known);
-    const whose = otherModel ? ` · ${result.model.name}` : "";
+    const whose = other.model ? ` · ${result.model.name}` : "";
     const words = (i, patches) => [spot(frames.a, patches[2 * i]), spot(frames.b, patches[2 * i + 1])];
     if (look.mode === "matches") {
       drawHistogram(chart, { title: `Scores of all ${noun}`, scores: found.all.map((match) => found.scores[match]), low: lowestOf(found), count: found.shown.length, meta: `cosine${whose}` });
@@ -491,8 +468,8 @@ export function mount({ element, props, trigger, watch }) {
     for (const button of [png, csv]) button.disabled = !main.result;
     npz.classList.toggle("off", !main.result);
     if (main.result) npz.href = `api/matches/${main.result.key}/npz`;
-    stages.classList.toggle("compared", Boolean(otherModel));
-    beside.node.parentNode.hidden = !otherModel;
+    stages.classList.toggle("compared", Boolean(other.model));
+    beside.node.parentNode.hidden = !other.model;
     stages.classList.toggle("empty", !main.result);
     stages.classList.remove("old");
     loading.hidden = true;
@@ -505,7 +482,7 @@ export function mount({ element, props, trigger, watch }) {
     if (!busy.asked) return;
     loading.hidden = false;
     stages.classList.toggle("old", Boolean(main.result));
-    const name = busy === main ? session.facts.model.name : otherModel?.name ?? "";
+    const name = busy === main ? session.facts.model.name : other.model?.name ?? "";
     loading.replaceChildren(h("div", { class: "line spread" }, h("span", {}, `Running ${name} on both pictures`), h("span", { class: "meta" }, `${((performance.now() - busy.asked.since) / 1000).toFixed(1)} s`)),
       h("span", { class: "meta" }, main.result ? "The previous result stays until the new one is there." : "The matches appear here."));
     slow = setTimeout(() => showLoading(busy), 100);

@@ -21,3 +21,12 @@ export function framed(frame) {
     },
   };
 }
+
+// {rows, columns} of a picture shown whole at another input size (long side, px), as memssl_core/data/images.py cuts it
+export function gridAt({ width, height, patch_px }, size) {
+  const scale = size / Math.max(width, height);
+  const patches = (side) => Math.max(1, halfEven((side * scale) / patch_px));
+  return { rows: patches(height), columns: patches(width) };
+}
+
+const halfEven = (v) => (v % 1 === 0.5 ? 2 * Math.round(v / 2) : Math.round(v));

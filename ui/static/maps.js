@@ -26,11 +26,15 @@ export function quantile(arrays, q) {
   return sorted[low] + (sorted[high] - sorted[low]) * (rank - low);
 }
 
+// Patches from the weakest to the strongest; of equal ones the first comes first
+export function ascending(weights) {
+  return Uint32Array.from(weights.keys()).sort((a, b) => weights[a] - weights[b] || a - b);
+}
+
 // The smallest set of strongest patches that holds at least `mass` of the sum: sort ascending, cumulate,
 // a patch is on where the running share passes 1 - mass (the crossing patch included). null when nothing is cut.
-export function massMask(weights, mass) {
+export function massMask(weights, mass, order = ascending(weights)) {
   if (mass >= 1) return null;
-  const order = Array.from(weights.keys()).sort((a, b) => weights[a] - weights[b] || a - b);
   const total = weights.reduce((a, b) => a + b, 0);
   const on = new Uint8Array(weights.length);
   let sum = 0;

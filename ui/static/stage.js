@@ -7,11 +7,15 @@ import { contour, strongest } from "./maps.js";
 // scaled value t in 0..1; where `on` is 0 nothing is drawn.
 export function colourPatches(values, rows, columns, { low = 0, high, alpha, on = null, levels = inferno }) {
   const image = new ImageData(columns, rows);
+  const { data } = image;
   for (let i = 0; i < values.length; i++) {
     if (on && !on[i]) continue;
     const t = high > low ? Math.min(1, Math.max(0, (values[i] - low) / (high - low))) : 0;
-    const level = 3 * Math.round(255 * t);
-    image.data.set([levels[level], levels[level + 1], levels[level + 2], alpha(t)], 4 * i);
+    const [level, at] = [3 * Math.round(255 * t), 4 * i];
+    data[at] = levels[level];
+    data[at + 1] = levels[level + 1];
+    data[at + 2] = levels[level + 2];
+    data[at + 3] = alpha(t);
   }
   const canvas = new OffscreenCanvas(columns, rows);
   canvas.getContext("2d").putImageData(image, 0, 0);
@@ -63,8 +67,9 @@ export function drawOverlay(context, width, height, look) {
     const [a, b, c, d] = frame.box(patch);
     return [a * width, b * height, (c - a) * width, (d - b) * height];
   };
-  const [bx, by, bw, bh] = boxOf(strongest(weights));
-  drawRing(context, bx + bw / 2, by + bh / 2, Math.max(9 * unit, 0.5 * Math.min(bw, bh)), unit);
+  const best = strongest(weights);
+  const [bx, by, bw, bh] = boxOf(best);
+  if (weights[best] > 0) drawRing(context, bx + bw / 2, by + bh / 2, Math.max(9 * unit, 0.5 * Math.min(bw, bh)), unit);
   if (query !== null) drawSquare(context, boxOf(query), unit, "#ffffff");
   if (hover !== null) drawSquare(context, boxOf(hover), unit, "#6db3ff", [4, 3]);
 }

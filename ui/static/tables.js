@@ -54,10 +54,10 @@ export function drawTable(section, { title, meta, head, rows, empty, chosen = nu
     : h("p", { class: "meta" }, empty));
 }
 
-// `rows` null: they are on their way, `old` ones stay meanwhile
+// `rows` null: they are on their way, `old` ones stay meanwhile. A row that is the `same` in another memory is ringed.
 export function memoryTiles(section, { title, meta, text, action, rows, old, problem }) {
-  const tile = (row) => h("figure", { class: "memory" },
-    h("div", { class: "pic" }, row.thumb ? h("img", { src: row.thumb, alt: `Memory in slot ${row.slot}${row.class_name ? `, ${row.class_name}` : ""}` }) : h("span", { class: "meta none" }, "picture not kept")),
+  const tile = (row) => h("figure", { class: row.same ? "memory same" : "memory" },
+    h("div", { class: "pic" }, row.thumb ? h("img", { src: row.thumb, alt: `Memory in slot ${row.slot}${row.class_name ? `, ${row.class_name}` : ""}${row.same ? ", in both" : ""}` }) : h("span", { class: "meta none" }, "picture not kept")),
     h("figcaption", {}, h("b", {}, row.score.toFixed(3)), h("span", { class: "meta" }, row.class_name ?? `slot ${row.slot}`)));
   const body = text ? [h("p", { class: "meta" }, text), ...(action ? [action] : [])]
     : problem ? [h("p", { class: "meta" }, `${problem.title} ${problem.text}`)]

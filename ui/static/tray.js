@@ -9,8 +9,18 @@ let tickets = 0;
 const waiting = new Map(); // ticket of an upload -> what to do with the answer
 const inputs = new Set(); // the file choosers of all trays, for the "Add a picture" buttons elsewhere
 
+const onScreen = () => [...inputs].find((input) => input.isConnected && input.offsetParent !== null);
+
 export function chooseFile() {
-  [...inputs].find((input) => input.isConnected && input.offsetParent !== null)?.click();
+  onScreen()?.click();
+}
+
+// A file of the page's own into the tray on screen, as if a person had chosen it
+export function giveFile(file) {
+  const chosen = new DataTransfer();
+  chosen.items.add(file);
+  onScreen().files = chosen.files;
+  onScreen().dispatchEvent(new Event("change"));
 }
 
 export function mount({ element, props, trigger, watch, upload }) {

@@ -35,21 +35,41 @@ function fromHalf(bits) {
   return values;
 }
 
-// Attention rows [layers, heads, N] as maps of patches
+// Attention rows [layers, heads, N] as maps of patches. `head` is "mean" or "max" over attention heads, the index of
+// one, or "rollout", which is null until `rolled` {start, rows [layers * N]} has been put there.
 export function attentionMaps({ facts, arrays, shapes }) {
   const [layers, heads, tokens] = shapes.rows;
   const [rows, columns] = facts.grid;
   const patches = rows * columns;
-  // weights of one attention head on the patches, prefix tokens left out; no copy
-  const head = (layer, index) => {
-    const start = (layer * heads + index) * tokens + facts.n_prefix;
-    return arrays.rows.subarray(start, start + patches);
+  const joined = new Map(); // "mean" and "max" of a block, made when first asked for
+  const of = (all, index) => all.subarray(index * tokens, (index + 1) * tokens);
+  function join(layer, how) {
+    const name = `${how} ${layer}`;
+    if (!joined.has(name)) joined.set(name, (how === "max" ? largest : average)(Array.from({ length: heads }, (_, i) => of(arrays.rows, layer * heads + i))));
+    return joined.get(name);
+  }
+  function row(layer, head) {
+    if (head === "rollout") return maps.rolled && of(maps.rolled.rows, layer);
+    return typeof head === "number" ? of(arrays.rows, layer * heads + head) : join(layer, head);
+  }
+  const maps = {
+    facts, layers, heads, rows, columns, patches, rolled: null,
+    row, // [N] all weights, which sum to 1 (but those of "max")
+    map: (layer, head) => row(layer, head)?.subarray(facts.n_prefix) ?? null, // [patches]
+    prefix: (layer, head) => row(layer, head)?.subarray(0, facts.n_prefix) ?? null, // class token and registers
+    norms: (layer) => arrays.norms.subarray(layer * patches, (layer + 1) * patches), // of the tokens as they leave the block
   };
-  const means = Array.from({ length: layers }, (_, layer) => {
-    const mean = new Float32Array(patches);
-    for (let index = 0; index < heads; index++) head(layer, index).forEach((w, patch) => { mean[patch] += w / heads; });
-    return mean;
-  });
-  // index -1 is the mean over attention heads
-  return { facts, layers, heads, rows, columns, patches, map: (layer, index) => (index < 0 ? means[layer] : head(layer, index)) };
+  return maps;
+}
+
+function average(rows) {
+  const mean = new Float32Array(rows[0].length);
+  for (const one of rows) for (let i = 0; i < mean.length; i++) mean[i] += one[i] / rows.length;
+  return mean;
+}
+
+function largest(rows) {
+  const most = Float32Array.from(rows[0]);
+  for (const one of rows) for (let i = 0; i < most.length; i++) if (one[i] > most[i]) most[i] = one[i];
+  return most;
 }

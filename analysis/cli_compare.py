@@ -1,0 +1,169 @@
+"""The verb `compare`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from analysis.terminal import PICTURES, Picture, Source, check_out, print_json, workbench_of, write_csv, writing
+from memssl_core.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from analysis.attention import Query
+    from analysis.compare import Judged, Look, MemoryOverlap
+    from analysis.workbench import Workbench
+
+Head = Literal["mean", "max"] | int
+SHOWN = 10  # pictures that changed most, for people
+SIDE_PX, GAP_PX = 640, 8
+
+
+def compare(
+    image: Picture,
+    other: Source,
+    model: Source = "embedded",
+    query: str = "cls",
+    layer: int = -1,
+    head: Head = "mean",
+    size: int | None = None,
+    other_layer: int | None = None,
+    other_head: Head | None = None,
+    other_size: int | None = None,
+    k: int = 20,
+    probe: Annotated[str | None, tyro.conf.arg(metavar="SPEC")] = None,
+    pictures: int | None = None,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Two models on the same picture: where they look and which memories they answer with; over many pictures, how
+    alike they see them.
+
+    Args:
+        image: a picture file
+        other: the model to compare with: any model source, for example run:NAME@STEP
+        model: any model source
+        query: as for `attention`; a patch index is one of the first model's, and its place is asked of the other
+        layer: transformer block, 0-based; negatives count from the last
+        head: mean or max over the attention heads, or one of them, 0-based
+        size: long side in pixels at which the model reads the picture; as it is if left out
+        other_layer: the other model's, if it is not to be the same
+        other_head: the other model's, if it is not to be the same
+        other_size: the other model's, if it is not to be the same
+        k: how many remembered pictures of each
+        probe: also compare over many pictures: drawn, memory (the first model's thumbnails), or a data source
+        pictures: how many of them; left out, 256 drawn ones or thumbnails, or all of a data source
+        out: both attention maps side by side as .png, .jpg or .webp; or a table of the probe's pictures, most changed
+            first, as .csv
+        json: print figures for a program
+    """
+    from analysis.attention import parse_query
+    from analysis.compare import Look, compare_memories
+
+    check_out(out, (*PICTURES, ".csv"))
+    is_table = out is not None and out.suffix.lower() == ".csv"
+    if probe is None and (is_table or pictures is not None):
+        raise ModelError("A table, or a number of pictures, needs pictures to compare over; add --probe drawn.")
+    a, b = workbench_of(model), workbench_of(other)
+    look = Look(layer, head, size)
+    its = {"layer": other_layer, "head": other_head, "size": other_size}
+    other_look = replace(look, **{name: value for name, value in its.items() if value is not None})
+    overlap, why_no_maps, sheet = _maps(a, b, image, parse_query(query), look, other_look)
+    memories = compare_memories(a, b, image, k)
+    judged, names = _probed(a, b, probe, pictures) if probe is not None else (None, [])
+    if out and is_table and judged:
+        write_csv(out, ("rank", "picture", "kept", "neighbours_a", "neighbours_b"), _table(judged, names))
+    elif out:
+        if sheet is None:
+            raise ModelError(f"There are no two maps to draw. {why_no_maps}")
+        with writing(out):
+            sheet.save(out)
+    if json:
+        return print_json(
+            {
+                "models": [a.model.name, b.model.name],
+                "maps": {"overlap": overlap, "query": query, "words": why_no_maps}
+                | {name: asdict(one) for name, one in (("a", look), ("b", other_look))},
+                "memories": memories.summary(),
+                "probe": judged.summary(names) if judged else None,
+            }
+        )
+    print(f"A {a.model.name}\nB {b.model.name}")
+    maps = why_no_maps or f"overlap {overlap:.3f} of A {_told(look)} and B {_told(other_look)}, query {query}"
+    print(f"attention: {maps}")
+    print(f"memories nearest to the picture: {memories.words or _shared(memories)}")
+    if judged:
+        for line in _judged_lines(judged, names):
+            print(line)
+
+
+def _maps(
+    a: Workbench, b: Workbench, image: str, query: Query, look: Look, other: Look
+) -> tuple[float | None, str | None, Image.Image | None]:
+    """The overlap of two attention maps, and both side by side; else a sentence that says why there are no two."""
+    from analysis.compare import compare_maps
+    from memssl_core.data.images import decode_image
+
+    if any(workbench.model.card["why_no_attention"] for workbench in (a, b)):
+        reasons = {each.model.name: each.model.card["why_no_attention"] for each in (a, b)}
+        return None, " ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason), None
+    picture = decode_image(image)
+    map_a, map_b, overlap = compare_maps(a, b, picture, query, look, other)
+    return overlap, None, _side_by_side(picture, [map_a, map_b])
+
+
+def _told(look: Look) -> str:
+    block = "last block" if look.layer == -1 else f"block {look.layer}"
+    return f"{block} {look.head if isinstance(look.head, str) else f'attention head {look.head}'}"
+
+
+def _side_by_side(picture: Image.Image, maps: list[np.ndarray]) -> Image.Image:
+    from PIL import Image
+
+    from analysis.draw import overlay
+
+    small = picture.copy()
+    small.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
+    sheet = Image.new("RGB", (small.width * len(maps) + GAP_PX * (len(maps) - 1), small.height), "white")
+    for at, weights in enumerate(maps):
+        sheet.paste(overlay(small, weights), (at * (small.width + GAP_PX), 0))
+    return sheet
+
+
+def _probed(a: Workbench, b: Workbench, spec: str, count: int | None) -> tuple[Judged, list[str]]:
+    from analysis.compare import compare_probe
+    from analysis.probe import probe, probe_images
+    from memssl_core.data.images import printable
+    from memssl_core.terminal import progress
+
+    images = probe_images(spec, count, memory=a.model.memory)
+    with progress() as listen:
+        (one, other), kept = probe([a, b], images, emit=listen)
+    return compare_probe(one, other), [printable(images.uris[at]) for at in kept]
+
+
+def _shared(found: MemoryOverlap) -> str:
+    most = max(len(found.rows_a), len(found.rows_b))
+    return f"{found.shared} of {most} are shared (chance {found.chance:.1%}); {found.common} pictures are in both"
+
+
+def _judged_lines(judged: Judged, names: list[str]) -> list[str]:
+    lines = [
+        f"over {judged.n} pictures: debiased CKA {judged.cka:.3f}, "
+        f"mutual {judged.k}-NN {judged.mutual_knn:.3f} (chance {judged.chance:.3f})",
+        f"neighbours kept, the {min(SHOWN, judged.n)} pictures that changed most:",
+    ]
+    return lines + [f"{judged.kept[at]:5.0%}  {names[at]}" for at in judged.order[:SHOWN]]
+
+
+def _table(judged: Judged, names: list[str]) -> list[list[object]]:
+    near = judged.neighbours_a, judged.neighbours_b
+    return [
+        [rank, names[at], round(float(judged.kept[at]), 6), *("; ".join(names[i] for i in side[at]) for side in near)]
+        for rank, at in enumerate(judged.order.tolist(), 1)
+    ]

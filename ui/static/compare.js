@@ -1,0 +1,461 @@
+// The tab Compare: two models, or two checkpoints of a run. First the pictures whose neighbours changed most, then the
+// maps and memories of both for the chosen picture. Blocks, heads, opacity and the divider make no request.
+
+import { questions } from "./asking.js";
+import { mapOverlap, mapsView } from "./comparemaps.js";
+import { commandLine, count, h, icon, note, rested, save, seconds, segmented, shellWord, slider, toggle } from "./dom.js";
+import { framed } from "./frame.js";
+import { quantile, strongest } from "./maps.js";
+import { opening } from "./opening.js";
+import { otherModel } from "./otherModel.js";
+import { probeSection } from "./probe.js";
+import { session, whileVisible, writeLink } from "./session.js";
+import { memoryTiles } from "./tables.js";
+import { chooseFile, giveFile } from "./tray.js";
+import { attentionMaps, unpack } from "./wire.js";
+
+const CLIP = 0.995;
+const MEMORIES = 20;
+const LINK_MS = 200;
+const SLOW_MS = 150; // nothing is said of what comes sooner
+const SIDES = ["a", "b"];
+const MODES = { beside: "Side by side", slider: "Under a slider" };
+const percent = (share) => `${(100 * share).toFixed(0)} %`;
+const letter = (side) => side.toUpperCase();
+
+export function mount({ element, props, trigger, watch }) {
+  const narrow = matchMedia("(max-width: 640px)");
+  const look = { mode: "beside", split: 50, opacity: 85, shared: true, place: null, hover: null };
+  // per side: layer and head that were chosen (null: the last block, the mean; b follows a where it can), the question
+  // under way, what is on screen, why the last question failed, a patch out of the address
+  const of = Object.fromEntries(SIDES.map((side) => [side, { layer: null, head: null, asked: null, shown: null, problem: null, patch: null, offered: null }]));
+  let linked = session.link.get("tab") === "compare" ? session.link : null; // not yet restored
+  let pictureOf = null; // the tray's picture that the query's place belongs to
+  let memories = null; // {name, answer | null while it is on its way, old}
+  let listedFor = null; // the source that suggestions were made for
+  const line = questions((question) => trigger("asked", question));
+  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
+
+  // ---- what stands where
+  const other = otherModel({ id: "compare-sources", changed: () => { of.b.shown = of.b.asked = of.b.problem = null; wish(); } });
+  const nameA = h("div", { class: "named" });
+  const swap = h("button", { type: "button", class: "btn", onclick: swapModels }, icon("swap"), "Swap");
+  const none = h("button", { type: "button", class: "btn quiet", onclick: () => { other.choose(""); other.input.focus(); } }, "None");
+  const models = h("div", { class: "models", role: "group", "aria-label": "The two models" },
+    h("div", { class: "fld" }, h("span", { class: "lab" }, "A, shown now"), nameA),
+    h("div", { class: "fld" }, h("span", { class: "lab" }, "B, compare with"), h("div", { class: "line" }, other.input, other.sources, swap, none), other.said));
+  const offers = h("div", { class: "offers" });
+  const probe = probeSection({ ask: (question) => line.ask(question), look: giveFile, changed: () => { writeCommand(); keepLink(); } });
+
+  const maps = mapsView({ pick, hover, key: onKey, split: (percent) => { look.split = percent; divider.value = percent; draw(); } });
+  const mode = segmented("Show", Object.entries(MODES), look.mode, (name) => { look.mode = name; draw(); });
+  const query = segmented("Query", [["whole", "Class token"], ["patch", "Patch"]], "whole", (kind) => { look.place = kind === "whole" ? null : look.place ?? placeOfStrongest(); wish(); draw(); });
+  const opacity = slider("Opacity", { min: 0, max: 100, value: look.opacity, oninput: (v) => { look.opacity = v; draw(); } });
+  const shared = toggle("Same scale for both", true, (on) => { look.shared = on; draw(); });
+  const divider = slider("Divider", { min: 0, max: 100, value: look.split, words: (v) => `A ${v} %, B ${100 - v} %`, oninput: (v) => { look.split = v; draw(); } });
+  const common = h("b");
+  const commonWords = h("span", { class: "meta" });
+  const choose = Object.fromEntries(SIDES.map((side) => [side, chooser(side)]));
+  const mapSection = h("section", { class: "onpicture", "aria-label": "Maps" },
+    h("div", { class: "head" }, h("h2", {}, "On this picture"), h("span", { class: "meta" }, "attention weight, as a multiple of uniform")),
+    h("div", { class: "toolbar" }, mode.node, h("div", { class: "fld" }, h("span", { class: "lab" }, "Query"), query.node), shared, opacity.node,
+      h("div", { class: "common" }, h("span", { class: "lab" }, "Overlap of the maps"), common, commonWords)),
+    h("div", { class: "two" }, SIDES.map((side) => choose[side].node)), maps.node);
+  maps.figures.a.node.append(divider.node);
+  const remembered = Object.fromEntries(SIDES.map((side) => [side, h("div", {})]));
+  const recall = h("span", { class: "meta", role: "status" });
+  const recallWords = h("p", { class: "meta" });
+  const memorySection = h("section", { class: "memboth", "aria-label": "Nearest memories" }, h("div", { class: "head" }, h("h2", {}, "Nearest memories"), recall),
+    recallWords, h("div", { class: "two" }, SIDES.map((side) => remembered[side])));
+  const command = commandLine();
+  const live = h("div", { class: "quiet-live", "aria-live": "polite" });
+  const both = h("div", { class: "both" }, probe.node, mapSection, memorySection, command.node, live);
+  const state = h("div", { class: "blank", hidden: true });
+  element.append(h("div", { class: "cmp" }, models, offers, both, state));
+  const copy = h("button", { type: "button", class: "btn", onclick: copyLink }, icon("link"), "Copy link");
+  const png = h("button", { type: "button", class: "btn", onclick: savePng }, "PNG");
+  const csv = h("button", { type: "button", class: "btn", onclick: saveCsv }, "CSV");
+  const exports = h("div", { class: "exports" }, copy, png, csv);
+  function placeExports() { // beside the tray; on a phone below
+    const acts = document.querySelector("#tray-compare .acts");
+    if (narrow.matches) command.node.after(exports);
+    else if (acts && exports.parentNode !== acts) acts.append(exports);
+  }
+  narrow.addEventListener("change", placeExports);
+
+  function chooser(side) {
+    const title = h("b");
+    const one = (name, label) => h("select", { "aria-label": `${label} of ${letter(side)}`, onchange: (event) => { of[side][name] = name === "head" ? headOf(event.target.value) : Number(event.target.value); draw(); } });
+    const [block, head] = [one("layer", "Block"), one("head", "Head")];
+    return { node: h("div", { class: "side" }, h("span", { class: "letter" }, letter(side)), title, block, head), title, block, head };
+  }
+  const headOf = (word) => (word === "mean" || word === "max" ? word : Number(word));
+
+  // ---- the two models
+  const modelOf = (side) => (side === "a" ? session.facts.model : other.model);
+  const hasMaps = (side) => Boolean(modelOf(side) && !modelOf(side).no_attention);
+  const layers = (side) => modelOf(side).blocks ?? modelOf(side).layers;
+  function layerOf(side) {
+    const chosen = of[side].layer;
+    if (chosen !== null && chosen < layers(side)) return chosen;
+    return side === "b" && hasMaps("a") && layers("a") === layers("b") ? layerOf("a") : layers(side) - 1;
+  }
+  function headChosen(side) {
+    const heads = modelOf(side).heads;
+    const fits = (head) => typeof head !== "number" || head < heads;
+    const chosen = of[side].head;
+    if (chosen !== null && fits(chosen)) return chosen;
+    return side === "b" && hasMaps("a") && fits(headChosen("a")) ? headChosen("a") : "mean";
+  }
+  function swapModels() {
+    const { model } = session.facts;
+    const chosen = SIDES.map((side) => (hasMaps(side) ? { layer: layerOf(side), head: headChosen(side) } : { layer: null, head: null }));
+    for (const [i, side] of SIDES.entries()) Object.assign(of[side], chosen[1 - i], { shown: null, asked: null, problem: null });
+    session.use(other.swapped(model)); // it comes back as a change of the session
+  }
+  function offerChoices(side) {
+    const model = modelOf(side);
+    const { title, block, head } = choose[side];
+    if (of[side].offered !== model.handle) {
+      of[side].offered = model.handle;
+      title.textContent = model.name;
+      title.title = model.name;
+      const option = (value, words) => h("option", { value }, words);
+      block.hidden = head.hidden = !hasMaps(side);
+      if (!hasMaps(side)) return;
+      block.replaceChildren(...Array.from({ length: layers(side) }, (_, i) => option(i, `Block ${i + 1}`)));
+      head.replaceChildren(option("mean", "Mean"), option("max", "Max"), ...Array.from({ length: model.heads }, (_, i) => option(i, `Head ${i + 1}`)));
+    }
+    if (!hasMaps(side)) return;
+    block.value = String(layerOf(side));
+    head.value = String(headChosen(side));
+  }
+
+  async function suggest() { // what can stand beside the shown model, one click each
+    const { source, name } = session.facts.model;
+    listedFor = source;
+    const groups = await other.offers();
+    if (listedFor !== source || !groups) return;
+    const row = (one) => h("li", {}, h("button", { type: "button", class: "row", onclick: () => other.choose(one.source) }, h("b", {}, one.title), one.words ? h("span", { class: "meta" }, one.words) : null));
+    offers.replaceChildren(h("p", {}, `Choose what ${name} is compared with: its source above, or one of these.`),
+      h("div", { class: "groups" }, groups.map((group) => h("section", { "aria-label": group.title }, h("h3", {}, group.title), h("ul", {}, group.rows.map(row))))));
+  }
+
+  // ---- asking
+  function wish() {
+    const { model } = session.facts;
+    const awaited = linked && opening.now && session.link.has("model") && session.link.get("model") !== model?.source; // of the link
+    if (session.ready && session.handle && !awaited) {
+      if (linked) restore();
+      if (pictureOf !== null && pictureOf !== session.handle) look.place = of.a.patch = of.b.patch = null; // a place of the picture before
+      pictureOf = session.handle;
+      if (listedFor !== model.source) suggest();
+      if (other.model) {
+        for (const side of SIDES) {
+          offerChoices(side);
+          if (hasMaps(side)) bringMaps(side);
+          else of[side].shown = of[side].asked = of[side].problem = null;
+        }
+        bringMemories();
+        probe.use(model, other.model);
+      }
+      keepLink();
+    }
+    showState();
+  }
+
+  const isOf = (shown, model) => shown && shown.model.handle === model.handle && shown.handle === session.handle;
+  function bringMaps(side) {
+    const one = of[side];
+    const model = modelOf(side);
+    const here = isOf(one.shown, model) ? one.shown : null; // whose frame tells which patch is meant
+    if (here && one.patch !== null && one.patch < here.maps.patches) look.place = middle(here, one.patch);
+    if (here) one.patch = null;
+    const patch = look.place && here ? here.frame.at(...look.place) : null;
+    const question = { ask: `maps_${side}`, model: model.handle, handle: session.handle, query: patch ?? model.whole[0], size: model.size };
+    const name = JSON.stringify(question);
+    if ([one.asked?.name, !one.asked && one.shown?.name, one.problem?.name].includes(name)) return;
+    one.asked = { name, since: performance.now() };
+    one.problem = null;
+    answerOf(side, model, question, one.asked);
+  }
+  async function answerOf(side, model, question, mine) {
+    const one = of[side];
+    try {
+      const answer = await line.ask(question);
+      if (one.asked !== mine || !answer) return;
+      if (answer.error) throw answer.error;
+      const [response, photo] = await Promise.all([fetch(`api/attention/${answer.key}`), loadPhoto(question.handle)]);
+      if (!response.ok) throw { title: "The maps did not arrive.", text: (await response.json()).error };
+      const found = attentionMaps(unpack(await response.arrayBuffer()));
+      if (one.asked !== mine) return;
+      one.asked = null;
+      one.shown = { name: mine.name, model, handle: question.handle, query: question.query, maps: found, frame: framed(found.facts.frame), photo };
+      showPhoto(side);
+    } catch (error) {
+      if (one.asked !== mine) return;
+      one.asked = one.shown = null;
+      one.problem = { name: mine.name, ...(error.title ? error : { title: "The maps did not arrive.", text: error.message || "Try again." }) };
+    }
+    wish(); // a patch may be meant whose place is only now known
+    draw();
+  }
+  async function loadPhoto(handle) {
+    const photo = h("img", { alt: "", src: `api/picture/${handle}` });
+    await photo.decode();
+    return photo;
+  }
+  const showPhoto = (side) => maps.show(side, of[side].shown.photo);
+
+  async function bringMemories() {
+    const [a, b] = SIDES.map((side) => modelOf(side).handle);
+    const question = { ask: "memories", model: a, other: b, handle: session.handle, k: MEMORIES };
+    const name = JSON.stringify(question);
+    if (memories?.name === name) return;
+    const mine = memories = { name, answer: null, old: memories?.answer ?? memories?.old ?? null };
+    drawMemories();
+    const answer = await line.ask(question);
+    if (memories !== mine || !answer) return;
+    mine.answer = answer;
+    drawMemories();
+  }
+
+  // ---- the address leads back to what is on screen
+  function restore() {
+    const link = linked;
+    linked = null;
+    const number = (name, low, high) => { const text = link.get(name); const n = Number(text); return text && Number.isInteger(n) && n >= low && n <= high ? n : null; };
+    const head = (name) => (link.get(name) === "max" || link.get(name) === "mean" ? link.get(name) : number(name, 0, 255));
+    Object.assign(of.a, { layer: number("layer", 0, 255), head: head("head") });
+    Object.assign(of.b, { layer: number("layer_b", 0, 255), head: head("head_b") });
+    if (link.get("mode") in MODES) look.mode = link.get("mode");
+    look.split = number("split", 0, 100) ?? look.split;
+    look.opacity = number("opacity", 0, 100) ?? look.opacity;
+    look.shared = link.get("scale") !== "own";
+    const patch = number("patch", 0, 65535);
+    if (patch !== null) of[hasMaps("a") ? "a" : "b"].patch = patch;
+    if (link.get("probe")) probe.restore(link.get("probe"));
+    divider.value = look.split;
+    opacity.value = look.opacity;
+    shared.firstChild.checked = look.shared;
+    if (link.get("other")) other.choose(link.get("other"));
+  }
+  function keepLink() {
+    if (element.offsetParent === null || linked || opening.now || (of.a.patch ?? of.b.patch) !== null) return;
+    if (other.input.value && !other.model) return; // on its way
+    const lead = of[hasMaps("a") ? "a" : "b"].shown;
+    const patch = look.place && lead ? lead.frame.at(...look.place) : null;
+    const chosen = (side, name) => (other.model && hasMaps(side) ? of[side][name] : null);
+    writeLink({ tab: "compare", img: session.handle, other: other.model?.source ?? null, layer: chosen("a", "layer"), head: chosen("a", "head"), layer_b: chosen("b", "layer"), head_b: chosen("b", "head"),
+      patch, mode: look.mode === "beside" ? null : look.mode, split: look.mode === "slider" && look.split !== 50 ? look.split : null,
+      opacity: look.opacity === 85 ? null : look.opacity, scale: look.shared ? null : "own", probe: probe.shown });
+  }
+  const keepSoon = rested(LINK_MS, keepLink); // browsers take an address changed with each step of a slider amiss
+  async function copyLink() {
+    keepLink();
+    try { await navigator.clipboard.writeText(location.href); copy.lastChild.textContent = "Copied"; } catch { copy.lastChild.textContent = "See address bar"; }
+    setTimeout(() => { copy.lastChild.textContent = "Copy link"; }, 1500);
+  }
+
+  // ---- drawing
+  const onScreen = (side) => (other.model && hasMaps(side) && of[side].shown?.model.handle === modelOf(side).handle ? of[side].shown : null);
+  const middle = ({ frame }, patch) => { const [x0, y0, x1, y1] = frame.box(patch); return [(x0 + x1) / 2, (y0 + y1) / 2]; };
+  const rounded = (times) => (times >= 99.95 ? count(times) : times.toFixed(1));
+
+  function draw() {
+    if (!other.model || !both.offsetParent) return;
+    const views = Object.fromEntries(SIDES.map((side) => [side, viewOf(side)]));
+    const highest = Math.max(...SIDES.map((side) => views[side]?.times ?? 0));
+    for (const side of SIDES) {
+      offerChoices(side);
+      const view = views[side];
+      if (!view) continue;
+      if (look.shared) view.max *= highest / view.times;
+      view.words = `${look.shared ? rounded(highest) : rounded(view.times)} × (99.5 %)`;
+    }
+    const isSlider = look.mode === "slider" && Boolean(views.a && views.b);
+    if (isSlider && !look.shared) views.a.words = `A ${rounded(views.a.times)} ×, B ${rounded(views.b.times)} ×`;
+    for (const side of SIDES) say(side, views[side]);
+    maps.draw({ mode: isSlider ? "slider" : "beside", split: look.split, maps: views });
+    mode.press(isSlider ? "slider" : "beside");
+    mode.button("slider").disabled = !(hasMaps("a") && hasMaps("b"));
+    divider.node.hidden = !isSlider;
+    query.press(look.place ? "patch" : "whole");
+    for (const button of query.node.children) button.disabled = !(views.a ?? views.b);
+    const overlap = views.a && views.b ? mapOverlap(views.a, views.b) : null;
+    common.textContent = overlap === null ? "none" : percent(overlap);
+    commonWords.textContent = overlap === null ? "" : "of the weight lies on the same places";
+    const told = SIDES.filter((side) => views[side]).map((side) => views[side].sentence).join(". ");
+    live.textContent = overlap === null ? told : `${told}. Overlap ${common.textContent}`;
+    writeCommand();
+    keepSoon();
+  }
+  // What `drawOverlay` takes, with the number that its colours end at: `max` as a weight, `times` as a multiple of uniform
+  function viewOf(side) {
+    const shown = onScreen(side);
+    if (!shown) return null;
+    const { maps: found, frame, query: asked } = shown;
+    const [layer, head] = [layerOf(side), headChosen(side)];
+    const weights = found.map(layer, head);
+    const max = quantile([weights], CLIP);
+    const headWords = typeof head === "number" ? `head ${head + 1}` : head;
+    const isPatch = typeof asked === "number";
+    const from = isPatch ? `patch ${Math.floor(asked / found.columns)}, ${asked % found.columns}` : shown.model.whole[1];
+    const peak = strongest(weights);
+    const name = `${letter(side)} · Block ${layer + 1} · ${headWords}`;
+    return { weights, rows: found.rows, columns: found.columns, frame, max, times: max * found.patches || 1, opacity: look.opacity / 100, on: null, query: isPatch ? asked : null,
+      hover: look.hover && isOf(shown, modelOf(side)) ? frame.at(...look.hover) : null, name, peak,
+      sentence: `${name} · from ${from}: strongest at row ${Math.floor(peak / found.columns)}, column ${peak % found.columns}, ${rounded(weights[peak] * found.patches)} times uniform` };
+  }
+  function say(side, view) {
+    const figure = maps.figures[side];
+    figure.tag.textContent = view?.name ?? letter(side);
+    figure.read.textContent = figure.best.textContent = "";
+    if (!view) return;
+    const { facts, rows, columns, patches } = of[side].shown.maps;
+    const at = view.hover ?? view.peak;
+    figure.read.textContent = `${rows}×${columns} patches of ${facts.frame.patch_px} px · ${seconds(facts.time_s)} on ${facts.device}`;
+    figure.best.textContent = `${view.hover === null ? "strongest at " : ""}row ${Math.floor(at / columns)}, column ${at % columns}: ${rounded(view.weights[at] * patches)} ×`;
+    if (view.hover === null) figure.overlay.setAttribute("aria-label", `Attention map of model ${view.sentence}. Arrow keys move the query patch.`);
+  }
+
+  function drawMemories() {
+    const { answer, old } = memories;
+    const told = answer ?? old ?? {};
+    const parts = (side) => ({ title: `${letter(side)} · ${modelOf(side).name}`, meta: "", rows: answer && !answer.error ? answer[`rows_${side}`] : null, old: told[`rows_${side}`] });
+    for (const side of SIDES) {
+      const text = modelOf(side).memory ? undefined : "This model has no memory.";
+      memoryTiles(remembered[side], { ...parts(side), text, problem: answer?.error });
+      const tiles = remembered[side].querySelector(".memories"); // a strip on a phone, which the keyboard scrolls too
+      for (const [name, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", `Memories of ${letter(side)}`]]) tiles?.setAttribute(name, value);
+    }
+    recallWords.textContent = SIDES.every((side) => modelOf(side).memory) ? told.words ?? "" : ""; // else each side says it
+    recall.textContent = answer && !answer.error && !answer.words
+      ? `${answer.shared} shared, ${percent(answer.overlap)}${answer.chance === null ? "" : ` (chance ${(100 * answer.chance).toFixed(1)} %)`} · ringed in both · ${count(answer.common)} pictures lie in both memories` : "";
+  }
+
+  function writeCommand() { // b's own choices stand where they are not those of a
+    if (!other.model) return;
+    const [a, b] = SIDES.map((side) => modelOf(side));
+    const [mapA, mapB] = SIDES.map((side) => onScreen(side) && { layer: layerOf(side), head: headChosen(side), size: onScreen(side).maps.facts.size });
+    const flag = (name, value) => ` --${name} ${value}`;
+    const lead = mapA && mapB ? flag("layer", mapA.layer) + flag("head", mapA.head) + flag("query", onScreen("a").query) + flag("size", mapA.size)
+      + Object.keys(mapB).filter((name) => mapB[name] !== mapA[name]).map((name) => flag(`other-${name}`, mapB[name])).join("") : "";
+    const set = probe.shown && { drawn: "drawn", [`memory-${a.handle}`]: "memory" }[probe.shown];
+    command.text = `python -m analysis compare ${shellWord(session.picture?.name ?? "picture.png")} --model ${shellWord(a.typed)} --other ${shellWord(b.typed)}${lead} --k ${MEMORIES}`
+      + `${set ? flag("probe", set) : ""}${lead ? flag("out", "compare.png") : ""}`;
+  }
+
+  // ---- choosing
+  function placeOfStrongest() {
+    const side = onScreen("a") ? "a" : "b";
+    const shown = onScreen(side);
+    return shown ? middle(shown, strongest(shown.maps.map(layerOf(side), headChosen(side)))) : null;
+  }
+  function pick(side, x, y) { // the middle of the patch that was meant, so that both models are asked the same place
+    const shown = onScreen(side);
+    const patch = shown?.frame.at(x, y) ?? null;
+    if (patch === null) return;
+    look.place = middle(shown, patch);
+    wish();
+    draw();
+  }
+  function hover(side, x, y) {
+    const before = look.hover;
+    const patch = x === null ? null : onScreen(side)?.frame.at(x, y) ?? null;
+    look.hover = patch === null ? null : middle(onScreen(side), patch);
+    if (String(before) !== String(look.hover)) draw();
+  }
+  const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+  function onKey(side, event) {
+    const shown = onScreen(side);
+    if (!shown || event.ctrlKey || event.metaKey || event.altKey) return;
+    const { rows, columns } = shown.maps;
+    const clamp = (value, most) => Math.min(most, Math.max(0, value));
+    const step = { "[": -1, "]": 1 }[event.key];
+    if (event.key in MOVES) {
+      const [down, right] = MOVES[event.key];
+      const from = shown.frame.at(...(look.place ?? placeOfStrongest()));
+      const to = clamp(Math.floor(from / columns) + down, rows - 1) * columns + clamp((from % columns) + right, columns - 1);
+      pick(side, ...middle(shown, to));
+    } else if (event.key === "Escape" || event.key.toLowerCase() === "c") {
+      look.place = null;
+      wish();
+    } else if (step) {
+      const heads = ["mean", "max", ...Array.from({ length: modelOf(side).heads }, (_, i) => i)];
+      of[side].head = heads[clamp(heads.indexOf(headChosen(side)) + step, heads.length - 1)];
+    } else if (event.key === "," || event.key === ".") of[side].layer = clamp(layerOf(side) + (event.key === "." ? 1 : -1), layers(side) - 1);
+    else return;
+    event.preventDefault();
+    draw();
+  }
+
+  // ---- states
+  const slow = {};
+  function showState() {
+    const { facts } = session;
+    const nothing = !session.ready || !session.handle;
+    state.hidden = !nothing;
+    models.hidden = nothing;
+    offers.hidden = nothing || Boolean(other.model);
+    both.hidden = nothing || !other.model;
+    exports.hidden = nothing;
+    swap.disabled = !other.model;
+    none.hidden = !other.model;
+    if (nothing) state.replaceChildren(...(facts.state === "failed" ? [note(facts)] : facts.state === "starting" ? [h("p", {}, "Opening the model"), h("p", { class: "meta" }, "It takes a few seconds.")]
+      : [h("p", {}, "Choose a picture to compare two models on it."), h("button", { type: "button", class: "btn pri", onclick: chooseFile }, "Add a picture")]));
+    else nameA.replaceChildren(h("b", {}, facts.model.name), h("span", { class: "meta" }, ` ${facts.model.line}`));
+    png.disabled = csv.disabled = !SIDES.some(onScreen);
+    const whole = modelOf("a")?.no_attention ? modelOf("b")?.whole : modelOf("a")?.whole;
+    if (whole) query.button("whole").textContent = whole[1][0].toUpperCase() + whole[1].slice(1);
+    if (other.model && !nothing) for (const side of SIDES) showSide(side);
+    draw();
+  }
+  function showSide(side) {
+    const { asked, problem } = of[side];
+    const { stage, loading, state: told, node } = maps.figures[side];
+    const model = modelOf(side);
+    clearTimeout(slow[side]);
+    loading.hidden = true;
+    stage.classList.remove("old");
+    node.classList.toggle("nomaps", !hasMaps(side));
+    told.hidden = hasMaps(side) && !problem;
+    if (!hasMaps(side)) told.replaceChildren(h("p", {}, model.no_attention), h("p", { class: "meta" }, "Neighbours and memories are compared all the same."));
+    else if (problem) told.replaceChildren(note(problem));
+    if (asked) slow[side] = setTimeout(() => showLoading(side), SLOW_MS);
+  }
+  function showLoading(side) {
+    const { asked, shown } = of[side];
+    if (!asked) return;
+    const { stage, loading } = maps.figures[side];
+    loading.hidden = false;
+    stage.classList.toggle("old", Boolean(shown));
+    loading.replaceChildren(h("div", { class: "line spread" }, h("span", {}, `Running ${modelOf(side).name}`), h("span", { class: "meta" }, `${((performance.now() - asked.since) / 1000).toFixed(1)} s`)));
+    slow[side] = setTimeout(() => showLoading(side), 100);
+  }
+
+  // ---- taking away
+  const fileName = (suffix) => `${(session.picture?.name ?? "picture").replace(/\.[^.]*$/, "").replace(/[^\w-]+/g, "-") || "picture"}-compare.${suffix}`;
+  function savePng() {
+    maps.picture().toBlob((blob) => save(blob, fileName("png")), "image/png");
+  }
+  function saveCsv() { // both maps as they are on screen; block and head from 0, pixels of the original picture
+    const rows = SIDES.filter(onScreen).flatMap((side) => {
+      const { maps: found, frame, model } = onScreen(side);
+      const weights = found.map(layerOf(side), headChosen(side));
+      const { width, height } = found.facts.frame;
+      return Array.from({ length: found.patches }, (_, patch) => {
+        const [x, y] = middle({ frame }, patch);
+        return [letter(side), `"${model.source.replaceAll('"', '""')}"`, layerOf(side), headChosen(side), Math.floor(patch / found.columns), patch % found.columns,
+          (x * width - 0.5).toFixed(2), (y * height - 0.5).toFixed(2), weights[patch].toPrecision(7)].join(",");
+      });
+    });
+    save(new Blob([["side,model,block,head,row,column,x_px,y_px,weight", ...rows].join("\n") + "\n"], { type: "text/csv" }), fileName("csv"));
+  }
+
+  new ResizeObserver(draw).observe(maps.node);
+  whileVisible(element, () => {
+    placeExports();
+    wish();
+  });
+}
