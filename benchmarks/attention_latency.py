@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from page_timing import line, serving, settle
+from page_timing import UNTIL_TOLD, line, serving, settle
 from playwright.sync_api import Browser, FilePayload, Page
 
 from memssl_core.data.images import decode_image
@@ -22,13 +22,6 @@ from ui.examples import PAIR, examples
 SIDE_PX = 224
 TRAY = "#tray-attention input[type=file]"
 META = "document.querySelector('.att .under span').textContent"
-UNTIL = """async ([call, read]) => {
-  const [act, told] = [eval(call), eval(read)], before = told(), began = performance.now();
-  act();
-  while (told() === before || !told()) await new Promise(requestAnimationFrame);
-  await new Promise(requestAnimationFrame);
-  return performance.now() - began;
-}"""
 CLICK = """() => {
   const overlay = document.querySelector('.att .overlay'), box = overlay.getBoundingClientRect();
   const at = { clientX: box.left + %f * box.width, clientY: box.top + %f * box.height };
@@ -101,11 +94,13 @@ def measure(page: Page, url: str, model: str, rounds: int) -> None:
     line("file chosen to maps drawn", first, BUDGET_MS.get(model))
     blocks = page.locator(".att .blocks button").count()
     press = "() => document.querySelectorAll('.att .blocks button')[%d].click()"
-    line("another block", [page.evaluate(UNTIL, [press % (i % (blocks - 1)), TAG]) for i in range(2 * rounds)], 150)
+    line(
+        "another block", [page.evaluate(UNTIL_TOLD, [press % (i % (blocks - 1)), TAG]) for i in range(2 * rounds)], 150
+    )
     clicks = []
     for i in range(rounds):
         x, y = 0.1 + 0.8 * (i * 7 % 10) / 10, 0.15 + 0.7 * i / rounds
-        clicks.append(page.evaluate(UNTIL, [CLICK % (x, y), TAG]))
+        clicks.append(page.evaluate(UNTIL_TOLD, [CLICK % (x, y), TAG]))
         settle(page)
     line("click on a patch to its maps", clicks, 150)
     page.wait_for_timeout(1500)  # what is brought when nobody asks

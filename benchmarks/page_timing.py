@@ -13,6 +13,16 @@ from tests.browser.server import Server
 from tests.conftest import find_chromium
 
 
+# milliseconds from the call to the frame after `read` tells something else
+UNTIL_TOLD = """async ([call, read]) => {
+  const [act, told] = [eval(call), eval(read)], before = told(), began = performance.now();
+  act();
+  while (told() === before || !told()) await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return performance.now() - began;
+}"""
+
+
 @contextmanager
 def chromium(playwright: Playwright) -> Iterator[Browser]:
     """Headless and without a GPU."""

@@ -16,19 +16,12 @@ from statistics import median
 from urllib.request import Request, urlopen
 
 import numpy as np
-from page_timing import serving, settle
+from page_timing import UNTIL_TOLD, serving, settle
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page
 
 BUDGET = 2.5  # times the idle latency
 START_S = 120
-UNTIL = """async ([call, read]) => {
-  const [act, told] = [eval(call), eval(read)], before = told(), began = performance.now();
-  act();
-  while (told() === before || !told()) await new Promise(requestAnimationFrame);
-  await new Promise(requestAnimationFrame);
-  return performance.now() - began;
-}"""
 PRESS = "() => document.querySelector(%r).click()"
 
 
@@ -68,7 +61,7 @@ def patch_ms(page: Page, seed: int) -> float:
       const at = {{ clientX: box.left + {x} * box.width, clientY: box.top + {y} * box.height }};
       overlay.dispatchEvent(new MouseEvent('click', {{ ...at, bubbles: true }}));
     }}"""
-    taken = page.evaluate(UNTIL, [click, "() => document.querySelector('.att .tag').textContent"])
+    taken = page.evaluate(UNTIL_TOLD, [click, "() => document.querySelector('.att .tag').textContent"])
     settle(page)
     return taken
 
@@ -88,7 +81,7 @@ def card_ms(page: Page, seed: int) -> float:
     """The model's list and card, as they open behind the chip."""
     read = "() => document.querySelector('#models .list li') && document.querySelector('#models').open"
     page.evaluate("() => document.querySelector('#models .list')?.replaceChildren()")
-    taken = page.evaluate(UNTIL, [PRESS % "button.model", read])
+    taken = page.evaluate(UNTIL_TOLD, [PRESS % "button.model", read])
     page.keyboard.press("Escape")
     return taken
 
