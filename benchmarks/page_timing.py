@@ -12,7 +12,6 @@ from playwright.sync_api import Browser, Page, Playwright
 from tests.browser.server import Server
 from tests.conftest import find_chromium
 
-
 # milliseconds from the call to the frame after `read` tells something else
 UNTIL_TOLD = """async ([call, read]) => {
   const [act, told] = [eval(call), eval(read)], before = told(), began = performance.now();

@@ -31,6 +31,7 @@ from ui.slots import points_table
 from ui.tray import uploaded
 
 MAX_K = 1000
+MAX_QUERIES = 64
 
 
 def add_endpoints(context: Context) -> None:
@@ -57,6 +58,8 @@ def add_endpoints(context: Context) -> None:
         Returns:
             An npz file (rows, norms of the patches, grid, n_prefix; rollout: of every transformer block) and a summary.
         """
+        if query.count(";") >= MAX_QUERIES:
+            raise ModelError(f"{query.count(';') + 1} queries were asked for; ask for at most {MAX_QUERIES} at a time.")
         workbench, picture = named(context, model), opened(image)
         with context.turns.take("model"):
             found = workbench.attention(picture, layer=layer, query=query, size=size)

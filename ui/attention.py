@@ -96,7 +96,7 @@ def question(context: Context, visit: Visit, asked: dict) -> tuple[str, Workbenc
     query: Any = asked.get("query")
     size = asked.get("size")
     is_named = isinstance(query, str) and re.fullmatch(r"cls|mean|register:\d{1,4}", query)
-    if not (is_named or type(query) is int):
+    if not (is_named or (type(query) is int and abs(query) < 1_000_000)):  # of longer numbers no sentence is made
         raise ModelError(NO_QUERY)
     if why := workbench.model.card["why_no_attention"]:
         raise ModelError(why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 MAX_PATCHES = 1600  # of a square picture: keeps an answer below a second on two cores
 MOST_PATCHES, STEP_PATCHES = 64, 4  # along a side, where one chooses to wait longer; 4096 of a square picture
-LONGEST_PX = 1024  # of a square picture, see analysis.workbench.MAX_INPUT_PIXELS
+LONGEST_PX = 1024  # of a square picture, see analysis.tokens.MAX_INPUT_PIXELS
+KEPT_BYTES = 320 << 20  # of a picture's tokens at most, see analysis.tokens.CACHE_BYTES
 FIGURE_NAMES = {
     "knn_top1": "k-NN top-1, per cent",
     "knn_top1_untrained": "k-NN top-1 before training",
@@ -76,7 +78,8 @@ def input_sizes(card: dict) -> list[int]:
 def attention_sizes(card: dict) -> list[tuple[int, int, float]]:
     """(long side in px, patches along it, work relative to `first_size`), rising; none for a model without attention.
 
-    From the model's own size in steps of whole patches to `MOST_PATCHES` of a square picture, with all `input_sizes`.
+    From the model's own size in steps of whole patches to `MOST_PATCHES` of a square picture, or to where the tokens of
+    all transformer blocks are no longer kept from one click to the next; with all `input_sizes`.
     The work is the multiply-adds of a transformer block on N tokens of width C: 12 N C² in its linear layers, when its
     MLP is four times as wide, and 2 N² C in its attention.
     """
@@ -84,7 +87,8 @@ def attention_sizes(card: dict) -> list[tuple[int, int, float]]:
         return []
     patch, width = card["patch_px"], card["embedding_width"]
     own = card["input_px"] // patch
-    most = min(MOST_PATCHES, LONGEST_PX // patch)
+    kept = isqrt(KEPT_BYTES // (8 * width * (card["blocks"] + 1)))
+    most = min(MOST_PATCHES, LONGEST_PX // patch, kept)
     sides = {*range(own, most + 1, STEP_PATCHES), *([most] if most > own else [])}
     offered = {side * patch: side for side in sides} | {px: px // patch for px in input_sizes(card)}
 

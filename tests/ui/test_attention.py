@@ -16,8 +16,9 @@ from browser.pictures import photo, upload
 from browser.run_folders import routes_of
 from fastapi.testclient import TestClient
 
+from analysis.tokens import CACHE_BYTES
 from tests.ui.test_routes import HERE, call, send
-from ui import heads, wire
+from ui import attention, heads, wire
 from ui.attention import show
 from ui.context import Context, Turns, handler, open_source
 from ui.facts import MOST_PATCHES, attention_sizes, input_sizes, prefix_tokens
@@ -117,6 +118,11 @@ def test_a_wrong_question_is_answered_in_a_sentence(context: Context, wrong: dic
     assert len(told["error"]["text"]) > 20 and "Something went wrong" not in told["error"]["title"]
 
 
+def test_a_number_longer_than_python_writes_is_no_patch(context: Context):
+    told = handler(context, show)((), gr.EventData(None, ask(query=10**5000)))
+    assert told["error"]["text"] == attention.NO_QUERY
+
+
 def test_results_come_over_http(context: Context):
     client = routes_of(context)
     maps, rollout = (show(context, (), ask(kind))["key"] for kind in ("maps", "rollout"))
@@ -132,9 +138,9 @@ def test_results_come_over_http(context: Context):
 # Sizes
 
 
-def card(input_px: int, patch_px: int, prefix: int = 1) -> dict[str, Any]:
-    return {"why_no_attention": None, "input_px": input_px, "patch_px": patch_px, "embedding_width": 192,
-            "prefix_tokens": prefix}  # fmt: skip
+def card(input_px: int, patch_px: int, *, width: int = 192, blocks: int = 12) -> dict[str, Any]:
+    return {"why_no_attention": None, "input_px": input_px, "patch_px": patch_px, "embedding_width": width,
+            "prefix_tokens": 1, "blocks": blocks}  # fmt: skip
 
 
 @pytest.mark.parametrize("of", [card(32, 8), card(96, 8), card(224, 16), card(224, 32), card(518, 14), card(512, 8)])
@@ -144,6 +150,14 @@ def test_sizes_rise_to_4096_patches_and_hold_those_of_the_list(of: dict):
     assert len(sizes) <= 18 and list(px) == sorted({*px}) and {*input_sizes(of)} <= {*px}
     assert all(long == side * of["patch_px"] for long, side in zip(px, cells, strict=True))
     assert max(cells) == min(MOST_PATCHES, 1024 // of["patch_px"]) and list(work) == sorted(work) and 1 in work
+
+
+def test_sizes_end_where_the_tokens_of_a_picture_are_no_longer_kept():
+    base, large = (attention_sizes(card(224, 16, **of)) for of in ({"width": 768}, {"width": 1024, "blocks": 24}))
+    assert base[-1][1] == MOST_PATCHES
+    cells = large[-1][1]
+    of_two = [2 * 4 * 1024 * 24 * side**2 for side in (cells, MOST_PATCHES)]  # what enters and what leaves a block
+    assert 0.9 * CACHE_BYTES < of_two[0] < CACHE_BYTES < of_two[1]
 
 
 def test_the_work_of_a_size_counts_the_products_of_a_block():

@@ -169,6 +169,11 @@ def test_mistakes_are_told_in_a_sentence(client: TestClient):
         ("neighbours", {"image": "data:image/png;base64,abc"}, "not base64"),
         ("neighbours", {"image": "data:text/plain;base64,aGVsbG8="}, "not a picture that can be read"),
         ("neighbours", {"image": DATA_URL, "k": 10**9}, "ask for at most"),
+        (
+            "attention",
+            {"image": DATA_URL, "query": ";".join("1" * 99)},
+            "99 queries were asked for; ask for at most 64",
+        ),
         ("neighbours", {}, "'image' is a required property"),
         ("model_card", {"model": "timm:resnet18.a1_in1k"}, "not served here"),
         ("nobody", {}, "Unknown tool"),
