@@ -115,7 +115,7 @@ def test_each_head_their_mean_and_largest(visit: Visit):
         head_tile(page, tile).click()
         expect(head_tile(page, tile)).to_have_attribute("aria-pressed", "true")
         best = max(rows, key=lambda row: row[column])
-        expect(page.locator(".att .under span").last).to_contain_text(f"row {best[0]:.0f}, column {best[1]:.0f}:")
+        expect(page.locator(".att .under > span").last).to_contain_text(f"row {best[0]:.0f}, column {best[1]:.0f}:")
         assert f"--layer 2 --query cls --size 128 --show {head} --out" in command(page)
         seen.add(page.evaluate(CHANGED))
     assert len(seen) == 5
@@ -140,7 +140,7 @@ def test_a_rollout_comes_when_it_is_asked_for(visit: Visit):
     assert "--show rollout --start 2 --out" in command(page)
     assert page.evaluate(CHANGED) != first
     page.get_by_role("button", name="Block 2", exact=True).click()
-    expect(page.locator(".att .under span").last).to_have_text("the rollout begins in a later block: 0")
+    expect(page.locator(".att .under > span").last).to_have_text("the rollout begins in a later block: 0")
     page.get_by_role("button", name="Block 3", exact=True).click()
     click_at(page, 0.9, 0.9)  # another query, and its rollout with it
     expect(tag(page)).to_have_text("Block 3 · rollout from block 3 · from patch 9, 14")

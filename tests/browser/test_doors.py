@@ -98,7 +98,7 @@ def test_a_model_is_picked_given_a_memory_and_asked(visit: Visit, source: str, n
     open_source(page, source, name)
     if source == RESNET:
         expect(page.locator("#attention .blank")).to_contain_text("feature map and no attention")
-        expect(page.locator("#tray-attention")).not_to_be_visible()
+        expect(page.locator("#tray-attention")).to_be_visible()  # its PCA colours are of a picture
     else:
         expect(page.locator(".tag")).to_contain_text("Block 12", timeout=30_000)
         expect(page.locator(".heads button")).to_have_count(6)  # three heads, their mean and maximum, rollout

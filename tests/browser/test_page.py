@@ -28,12 +28,12 @@ def add(page: Page, file: Upload, tray: str = "#tray-attention") -> None:
 
 
 def meta(page: Page) -> str:
-    return page.locator(".att .under span").first.inner_text()
+    return page.locator(".att .under > span").first.inner_text()
 
 
 def settled(page: Page, text: str | re.Pattern) -> None:
     """Wait until the maps on the stage belong to the picture whose meta line holds `text`."""
-    expect(page.locator(".att .under span").first).to_contain_text(text)
+    expect(page.locator(".att .under > span").first).to_contain_text(text)
     expect(page.locator(".att .load:visible")).to_have_count(0)
 
 
@@ -193,16 +193,19 @@ def test_the_page_waits_for_the_model_and_says_why_there_is_none(page: Page, ser
     watched.assert_quiet()
 
 
-def test_two_visitors_never_see_each_other(visit: Visit):
-    one, two = visit().page, visit().page
+def test_two_visitors_with_models_of_their_own_never_see_each_other(visit: Visit):
+    one, two = visit().page, visit("?model=embedded", ready=".tag:has-text('Block 6')").page
     add(one, upload(photo(seed=1), "mine.jpg", "JPEG"))
     add(two, upload(photo(200, 200, seed=2), "yours.png", "PNG"))
     settled(one, "320×240 JPEG")
     settled(two, "200×200 PNG")
     click_at(one, 0.1, 0.1)
-    expect(one.locator(".tag")).to_contain_text("from patch 1, 1")
-    expect(two.locator(".tag")).to_contain_text("from class token")
+    expect(one.locator(".tag")).to_have_text("Block 3 · mean · from patch 1, 1")
+    expect(two.locator(".tag")).to_have_text("Block 6 · mean · from class token")
+    expect(one.locator(".att .blocks button")).to_have_count(3)
+    expect(two.locator(".att .blocks button")).to_have_count(6)
     assert "yours" not in one.locator("body").inner_html() and "mine.jpg" not in two.locator("body").inner_html()
+    assert "embedded" not in one.url and "model=embedded" in two.url
 
 
 def test_every_hostile_file_is_shown_or_answered_in_a_sentence(visit: Visit):
@@ -262,7 +265,7 @@ def test_exports_hold_the_numbers_on_screen(visit: Visit):
     values = [list(map(float, line.split(","))) for line in lines[1:]]
     assert all(one[4] == pytest.approx(sum(one[6:]) / 3, rel=1e-4) and one[5] == max(one[6:]) for one in values)
     strongest = max(values, key=lambda one: one[4])
-    expect(page.locator(".att .under span").nth(1)).to_contain_text(
+    expect(page.locator(".att .under > span").nth(1)).to_contain_text(
         f"row {strongest[0]:.0f}, column {strongest[1]:.0f}"
     )
     with page.expect_download() as download:

@@ -2,7 +2,7 @@
 
 import { questions } from "./asking.js";
 import { commandOf, csvOf, fileStem, strongestTable } from "./attentionfiles.js";
-import { keepLink, readLink } from "./attentionlink.js";
+import { keepLink, keepPicture, readLink } from "./attentionlink.js";
 import { attentionStage } from "./attentionstage.js";
 import { commandLine, h, icon, rested, save, seconds, segmented, slider, toggle } from "./dom.js";
 import { framed, gridAt } from "./frame.js";
@@ -46,7 +46,7 @@ export function mount({ element, props, trigger, watch }) {
 
   // ---- what stands where
   const stage = attentionStage({
-    pick: pickPatch, query: show, cancel, resized: () => drawAll(),
+    pick: pickPatch, query: show, cancel, again: () => { session.problem = null; ask(); session.tell(); }, resized: () => drawAll(),
     hover: (patch) => { if (patch !== look.hover) { look.hover = patch; draw(); } },
   });
   const tiles = tilesView({ block: setBlock, head: setHead, preview });
@@ -144,7 +144,7 @@ export function mount({ element, props, trigger, watch }) {
     const { model } = session.facts;
     if (!session.handle || !session.ready || model.no_attention) return;
     const question = { model: model.handle, handle: session.handle, query: look.query, size: look.size };
-    const isRolled = look.head === "rollout" || Boolean(rolling && !rolling.isQuiet);
+    const isRolled = look.head === "rollout" || Boolean(asked?.isRolled || (rolling && !rolling.isQuiet));
     const mine = asked = { ...question, isRolled, since: performance.now() };
     rolling = null;
     clearTimeout(idle);
@@ -190,6 +190,7 @@ export function mount({ element, props, trigger, watch }) {
   }
   let idle;
   function forget() {
+    if (maps && offered) fit(offered); // the maps may be of a model before
     maps = measures = shown = looking.shown = null;
     looking.tell();
   }
@@ -282,8 +283,6 @@ export function mount({ element, props, trigger, watch }) {
     const { facts } = session;
     const has = facts.state !== "ready" || !facts.model.no_attention;
     for (const node of [view, command.node, table.node, pixels.node]) node.hidden = !has;
-    const pictures = document.getElementById("tray-attention");
-    if (pictures) pictures.hidden = !has;
     exports.hidden = !has;
     nothing.show(has ? null : facts);
     view.classList.toggle("empty", !maps);
@@ -294,8 +293,9 @@ export function mount({ element, props, trigger, watch }) {
     for (const control of ctrls.querySelectorAll("button, input")) control.disabled = !maps;
     tiles.enable(Boolean(maps));
     stage.cells.enable(Boolean(maps));
-    stage.say(maps || asked ? null : facts.state, facts.state === "failed" ? facts : null);
-    if (!maps) stage.clear({ starting: "The model is being opened", failed: "No model", ready: "No picture" }[facts.state]);
+    const isLeft = facts.state === "ready" && refused?.handle === session.handle && refused.model === facts.model.handle;
+    stage.say(maps || asked ? null : isLeft ? "left" : facts.state, facts.state === "failed" ? facts : null);
+    if (!maps) stage.clear(isLeft ? "No maps" : { starting: "The model is being opened", failed: "No model", ready: "No picture" }[facts.state]);
     stage.wait(null);
     view.classList.remove("old");
     if (asked || (rolling && !rolling.isQuiet)) slow = setTimeout(showLoading, 150); // nothing below
@@ -312,6 +312,7 @@ export function mount({ element, props, trigger, watch }) {
   function cancel() { // the answer may still come, nobody waits for it
     if (asked) refused = { ...asked, isCancelled: true };
     asked = rolling = null;
+    if (shown && shown.model !== offered.handle) forget();
     if (shown && shown.handle !== session.handle) session.choose(shown.handle);
     if (shown) Object.assign(look, { query: shown.query, size: shown.size, start: maps.rolled?.start ?? look.start });
     showControls();
@@ -410,7 +411,7 @@ export function mount({ element, props, trigger, watch }) {
     const { model } = session.facts;
     const isAwaited = linked && opening.now && session.link.has("model") && session.link.get("model") !== model?.source; // the model of the link
     if (session.ready && !isAwaited) {
-      if (model.no_attention) { asked = null; forget(); } else offer(model);
+      if (model.no_attention) { asked = null; forget(); keepPicture(); } else offer(model);
       const isLeft = refused && (session.problem || refused.isCancelled); // not to be asked again
       const isKnown = [asked ?? shown, isLeft ? refused : null].some((one) => one?.handle === session.handle && one.model === model.handle);
       if (session.handle && !isKnown && !model.no_attention) {

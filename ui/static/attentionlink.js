@@ -1,5 +1,6 @@
 // The part of the address that leads back to what the attention view shows; what is usual is left out.
 
+import { opening } from "./opening.js";
 import { session, writeLink } from "./session.js";
 
 const whole = (text, low, high) => {
@@ -32,12 +33,21 @@ export function readLink(link, model, plain) {
   return { ...plain, ...Object.fromEntries(Object.entries(read).filter(([, value]) => value !== null)) };
 }
 
+// The picture, and the model where the address names one: a link's that could not be opened gives way to what is shown
+function here() {
+  const isNamed = new URL(location.href).searchParams.has("model") && !opening.now;
+  return { tab: "attention", img: session.handle, ...(isNamed ? { model: session.facts.model.source } : {}) };
+}
+
+// of a model without attention
+export const keepPicture = () => writeLink(here());
+
 // `look` as above, `plain` what it is when nothing was chosen
 export function keepLink(look, plain) {
   const other = (name, value = look[name]) => (look[name] === plain[name] ? null : value);
   const isPatch = typeof look.query === "number";
   writeLink({
-    tab: "attention", img: session.handle,
+    ...here(),
     layer: other("layer"), head: other("head"), size: other("size"), start: other("start"), opacity: other("opacity"), mass: other("mass"),
     patch: isPatch ? look.query : null, query: isPatch ? null : other("query"),
     scale: other("shared", "own"), clip: other("clip", "0"),

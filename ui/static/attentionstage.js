@@ -9,7 +9,7 @@ import { chooseFile } from "./tray.js";
 
 const LONG_MS = 1500; // from here on a person may want to stop it
 
-// `hear`: {pick(patch), hover(patch | null), query(query), cancel(), resized()}
+// `hear`: {pick(patch), hover(patch | null), query(query), cancel(), again(), resized()}
 export function attentionStage(hear) {
   let maps = null;
   let photo = h("img", { alt: "" });
@@ -65,8 +65,8 @@ export function attentionStage(hear) {
       const { frame, format, time_s, device } = maps.facts;
       const ratio = frame.width / frame.height;
       Object.assign(inner.style, { width: `${100 * Math.min(1, ratio)}%`, height: `${100 * Math.min(1, 1 / ratio)}%` });
-      read.textContent = `${frame.width}×${frame.height} ${format}${noted ? ` · ${noted}` : ""} · shown whole · ` +
-        `${maps.rows}×${maps.columns} patches of ${frame.patch_px} px · ${seconds(time_s)} on ${device}`;
+      const parts = [`${frame.width}×${frame.height} ${format}`, noted, "shown whole", `${maps.rows}×${maps.columns} patches of ${frame.patch_px} px`, `${seconds(time_s)} on ${device}`];
+      read.replaceChildren(...parts.filter(Boolean).flatMap((part, i) => [i ? " · " : "", h("span", {}, part)]));
     },
     clear(words) {
       maps = null;
@@ -107,6 +107,7 @@ export function attentionStage(hear) {
       if (kind === null) return;
       state.replaceChildren(...(problem ? [note(problem)] : kind === "starting"
         ? [h("p", {}, "Opening the model"), h("p", { class: "meta" }, "It takes a few seconds; the maps appear by themselves.")]
+        : kind === "left" ? [h("p", {}, "The maps of this picture were not computed."), h("button", { type: "button", class: "btn pri", onclick: () => hear.again() }, "Compute the maps")]
         : [h("p", {}, "Choose a picture to see where each head of this model looks."),
           h("button", { type: "button", class: "btn pri", onclick: chooseFile }, "Add a picture"),
           h("p", { class: "meta" }, "or start with a sample above · JPEG, PNG, WebP, AVIF, up to 50 MB")]));

@@ -14,13 +14,14 @@ export function mount({ element, props, trigger, watch }) {
   const opacity = { value: 0.75 };
   const strength = slider("Strength of the colours", { min: 0, max: 100, value: 75, oninput: (v) => { opacity.value = v / 100; panels.forEach((one) => one.isNew()); } });
   const shared = { panel, opacity, nameOf };
+  const title = h("h2", { id: "beside-title" }, "Beside it");
   const about = h("span", { class: "meta" });
   const [coloured, norms] = [colouredPanel(shared), normPanel(shared)];
   const pca = pcaPanel({ ...shared, props, trigger, watch });
   const panels = [coloured, norms, pca];
   const figures = h("div", { class: "besides" }, panels.map((one) => one.node));
   const section = h("section", { class: "beside", "aria-labelledby": "beside-title" },
-    h("div", { class: "besidehead" }, h("h2", { id: "beside-title" }, "Beside it"), about, strength.node), figures);
+    h("div", { class: "besidehead" }, title, about, strength.node), figures);
   element.append(section);
 
   // A figure: title, stages, one line of what is seen, controls, what can be taken away, the command line.
@@ -31,9 +32,8 @@ export function mount({ element, props, trigger, watch }) {
     const file = `${title.toLowerCase().replace(/\W+/g, "-")}.png`;
     const button = h("button", { type: "button", class: "btn small", disabled: true, "aria-label": `PNG of ${title}`, onclick: () =>
       png().toBlob((blob) => save(blob, `${stemOf(handle())}-${file}`), "image/png") }, "PNG");
-    const why = h("p", { class: "meta", hidden: true });
     const body = h("div", { class: "sidebody" }, h("div", { class: "sidestages" }, stages.map((stage) => stage.node)), told, controls, h("div", { class: "line" }, button, links), line.node);
-    const node = h("figure", { class: "besidefig", "aria-label": title }, h("div", { class: "head" }, h("h3", {}, title), h("span", { class: "meta" }, meta)), body, why);
+    const node = h("figure", { class: "besidefig", "aria-label": title }, h("div", { class: "head" }, h("h3", {}, title), h("span", { class: "meta" }, meta)), body);
     return {
       node,
       shape({ width, height }) { stages[0].shape(width, height); },
@@ -48,11 +48,6 @@ export function mount({ element, props, trigger, watch }) {
         button.disabled = false;
         line.text = words;
       },
-      refuse(words) { // a sentence in place of all that
-        body.hidden = Boolean(words);
-        why.hidden = !words;
-        why.textContent = words ?? "";
-      },
     };
   }
 
@@ -65,7 +60,9 @@ export function mount({ element, props, trigger, watch }) {
     stamp = now;
     const refused = (session.ready && model.no_attention) || null;
     section.hidden = state === "failed";
-    for (const one of [coloured, norms]) one.refuse(refused);
+    for (const one of [coloured, norms]) one.node.hidden = Boolean(refused);
+    figures.classList.toggle("alone", Boolean(refused));
+    title.textContent = refused ? "Features" : "Beside it";
     figures.classList.toggle("old", !shown && !refused);
     about.textContent = shown && !refused ? `block ${shown.layer + 1}, from ${queryWords(shown)}; a click asks from that patch` : "";
     if (shown) for (const one of panels) one.shape(shown.maps.facts.frame);

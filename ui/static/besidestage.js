@@ -27,7 +27,7 @@ export function whenSeen(node, draw) {
 
 // `name` for those who do not see it; `onhover(patch of the frame that is shown, or null)`; `isQuery`: it has a query
 export function sideStage(name, { onhover = () => {}, isQuery = true } = {}) {
-  let photo = h("img", { alt: "" });
+  let photo = h("img", { alt: "", style: { visibility: "hidden" } }); // an image without a source has a frame
   let shown = null; // {handle, frame (framed), ratio}
   let hover = null;
   const overlay = h("canvas", { class: "sideover", role: "img", "aria-label": name, tabindex: isQuery ? "0" : null });

@@ -12,7 +12,7 @@ export function colouredPanel({ panel, opacity }) {
   const stage = sideStage("All heads coloured", { onhover: (patch) => { hover = patch; say(); } });
   const chips = h("div", { class: "headchips", role: "group", "aria-label": "Heads with a colour" });
   const keep = slider("Each head keeps", { min: 5, max: 100, value: 100 * MASS, oninput: (v) => { mass = v / 100; seen.isNew(); } });
-  const { node, tell, command, refuse, shape } = panel({
+  const { node, tell, command, shape } = panel({
     title: "All heads coloured", meta: "by the strongest head", stages: [stage], controls: [keep.node, chips], png: () => stage.picture(paint),
   });
   let mass = MASS;
@@ -87,5 +87,5 @@ export function colouredPanel({ panel, opacity }) {
     const most = Array.from(colours.keys()).map((head) => [owned.filter((one) => one === head).length, head]).sort((a, b) => b[0] - a[0])[0];
     if (hover === null) stage.overlay.setAttribute("aria-label", `Heads of block ${layer + 1} coloured. Head ${most[1] + 1} has most patches, ${most[0]} of ${owned.length}. Arrow keys move the query patch.`);
   }
-  return { node, refuse, shape, isNew };
+  return { node, shape, isNew };
 }

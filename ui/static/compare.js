@@ -5,9 +5,10 @@ import { questions } from "./asking.js";
 import { mapOverlap, mapsView } from "./comparemaps.js";
 import { commandLine, count, h, icon, note, rested, save, seconds, segmented, shellWord, slider, toggle } from "./dom.js";
 import { framed } from "./frame.js";
+import { shortcuts } from "./keys.js";
 import { quantile, strongest } from "./maps.js";
 import { opening } from "./opening.js";
-import { otherModel } from "./otherModel.js";
+import { otherModel } from "./othermodel.js";
 import { probeSection } from "./probe.js";
 import { session, whileVisible, writeLink } from "./session.js";
 import { memoryTiles } from "./tables.js";
@@ -15,10 +16,15 @@ import { chooseFile, giveFile } from "./tray.js";
 import { attentionMaps, unpack } from "./wire.js";
 
 const CLIP = 0.995;
+const FLAT = 2; // colours end at so many times uniform at least: where all patches weigh alike none is to look strong
 const MEMORIES = 20;
 const LINK_MS = 200;
+const LIST_MS = 1000;
 const SLOW_MS = 150; // nothing is said of what comes sooner
 const SIDES = ["a", "b"];
+const KEYS = [
+  [["←", "→", "↑", "↓"], "Move the query patch, on a map"], [["[", "]"], "Attention head, on a map"], [[",", "."], "Block, on a map"],
+  [["C", "Esc"], "Back to the whole picture's query, on a map"], [["O"], "Opacity"], [["?"], "This list"]];
 const MODES = { beside: "Side by side", slider: "Under a slider" };
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const letter = (side) => side.toUpperCase();
@@ -32,20 +38,20 @@ export function mount({ element, props, trigger, watch }) {
   let linked = session.link.get("tab") === "compare" ? session.link : null; // not yet restored
   let pictureOf = null; // the tray's picture that the query's place belongs to
   let memories = null; // {name, answer | null while it is on its way, old}
-  let listedFor = null; // the source that suggestions were made for
+  let listed = { source: null, at: 0 }; // what suggestions were made for, and when
   const line = questions((question) => trigger("asked", question));
   watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
 
   // ---- what stands where
-  const other = otherModel({ id: "compare-sources", changed: () => { of.b.shown = of.b.asked = of.b.problem = null; wish(); } });
+  const other = otherModel({ id: "compare-sources", changed: () => { of.b.shown = of.b.asked = of.b.problem = null; wish(); }, busy: showState });
   const nameA = h("div", { class: "named" });
   const swap = h("button", { type: "button", class: "btn", onclick: swapModels }, icon("swap"), "Swap");
-  const none = h("button", { type: "button", class: "btn quiet", onclick: () => { other.choose(""); other.input.focus(); } }, "None");
+  const none = h("button", { type: "button", class: "btn quiet", onclick: () => { if (other.isOpening) other.cancel(); else other.choose(""); other.input.focus(); } }, "Clear");
   const models = h("div", { class: "models", role: "group", "aria-label": "The two models" },
     h("div", { class: "fld" }, h("span", { class: "lab" }, "A, shown now"), nameA),
     h("div", { class: "fld" }, h("span", { class: "lab" }, "B, compare with"), h("div", { class: "line" }, other.input, other.sources, swap, none), other.said));
   const offers = h("div", { class: "offers" });
-  const probe = probeSection({ ask: (question) => line.ask(question), look: giveFile, changed: () => { writeCommand(); keepLink(); } });
+  const probe = probeSection({ ask: (question) => line.ask(question), look: seeMaps, changed: () => { writeCommand(); keepLink(); } });
 
   const maps = mapsView({ pick, hover, key: onKey, split: (percent) => { look.split = percent; divider.value = percent; draw(); } });
   const mode = segmented("Show", Object.entries(MODES), look.mode, (name) => { look.mode = name; draw(); });
@@ -56,8 +62,10 @@ export function mount({ element, props, trigger, watch }) {
   const common = h("b");
   const commonWords = h("span", { class: "meta" });
   const choose = Object.fromEntries(SIDES.map((side) => [side, chooser(side)]));
+  const keys = shortcuts("compare-keys", { list: KEYS, actions: { o: () => opacity.input.focus() }, arrowsOf: null, isOn: () => element.offsetParent !== null });
   const mapSection = h("section", { class: "onpicture", "aria-label": "Maps" },
-    h("div", { class: "head" }, h("h2", {}, "On this picture"), h("span", { class: "meta" }, "attention weight, as a multiple of uniform")),
+    h("div", { class: "head" }, h("h2", {}, "On this picture"), h("span", { class: "meta" }, "attention weight, as a multiple of uniform"),
+      h("button", { type: "button", class: "btn quiet keysbtn", "aria-haspopup": "dialog", onclick: keys.show }, "Keys", h("kbd", {}, "?"))),
     h("div", { class: "toolbar" }, mode.node, h("div", { class: "fld" }, h("span", { class: "lab" }, "Query"), query.node), shared, opacity.node,
       h("div", { class: "common" }, h("span", { class: "lab" }, "Overlap of the maps"), common, commonWords)),
     h("div", { class: "two" }, SIDES.map((side) => choose[side].node)), maps.node);
@@ -71,7 +79,7 @@ export function mount({ element, props, trigger, watch }) {
   const live = h("div", { class: "quiet-live", "aria-live": "polite" });
   const both = h("div", { class: "both" }, probe.node, mapSection, memorySection, command.node, live);
   const state = h("div", { class: "blank", hidden: true });
-  element.append(h("div", { class: "cmp" }, models, offers, both, state));
+  element.append(h("div", { class: "cmp" }, models, offers, both, state), keys.dialog);
   const copy = h("button", { type: "button", class: "btn", onclick: copyLink }, icon("link"), "Copy link");
   const png = h("button", { type: "button", class: "btn", onclick: savePng }, "PNG");
   const csv = h("button", { type: "button", class: "btn", onclick: saveCsv }, "CSV");
@@ -95,23 +103,32 @@ export function mount({ element, props, trigger, watch }) {
   const modelOf = (side) => (side === "a" ? session.facts.model : other.model);
   const hasMaps = (side) => Boolean(modelOf(side) && !modelOf(side).no_attention);
   const layers = (side) => modelOf(side).blocks ?? modelOf(side).layers;
+  const hasHead = (side, head) => head !== null && (typeof head !== "number" || head < modelOf(side).heads);
+  const usual = { // where nothing was chosen, or what this model has not
+    layer: (side) => (side === "b" && hasMaps("a") && layers("a") === layers("b") ? layerOf("a") : layers(side) - 1),
+    head: (side) => (side === "b" && hasMaps("a") && hasHead("b", headChosen("a")) ? headChosen("a") : "mean"),
+  };
   function layerOf(side) {
     const chosen = of[side].layer;
-    if (chosen !== null && chosen < layers(side)) return chosen;
-    return side === "b" && hasMaps("a") && layers("a") === layers("b") ? layerOf("a") : layers(side) - 1;
+    return chosen !== null && chosen < layers(side) ? chosen : usual.layer(side);
   }
-  function headChosen(side) {
-    const heads = modelOf(side).heads;
-    const fits = (head) => typeof head !== "number" || head < heads;
-    const chosen = of[side].head;
-    if (chosen !== null && fits(chosen)) return chosen;
-    return side === "b" && hasMaps("a") && fits(headChosen("a")) ? headChosen("a") : "mean";
+  const headChosen = (side) => (hasHead(side, of[side].head) ? of[side].head : usual.head(side));
+  // [query, words] for the picture as a whole, which both can be asked
+  function whole() {
+    const theirs = SIDES.filter(hasMaps).map((side) => modelOf(side).whole);
+    return theirs.find(([name]) => name === "mean") ?? theirs[0] ?? ["cls", "class token"];
   }
   function swapModels() {
     const { model } = session.facts;
     const chosen = SIDES.map((side) => (hasMaps(side) ? { layer: layerOf(side), head: headChosen(side) } : { layer: null, head: null }));
     for (const [i, side] of SIDES.entries()) Object.assign(of[side], chosen[1 - i], { shown: null, asked: null, problem: null });
     session.use(other.swapped(model)); // it comes back as a change of the session
+    for (const side of SIDES.filter(hasMaps)) for (const name of ["layer", "head"]) if (of[side][name] === usual[name](side)) of[side][name] = null;
+    draw();
+  }
+  function seeMaps(file) { // of a picture of the probe set
+    giveFile(file);
+    mapSection.scrollIntoView();
   }
   function offerChoices(side) {
     const model = modelOf(side);
@@ -133,9 +150,9 @@ export function mount({ element, props, trigger, watch }) {
 
   async function suggest() { // what can stand beside the shown model, one click each
     const { source, name } = session.facts.model;
-    listedFor = source;
+    listed = { source, at: performance.now() };
     const groups = await other.offers();
-    if (listedFor !== source || !groups) return;
+    if (listed.source !== source || !groups) return;
     const row = (one) => h("li", {}, h("button", { type: "button", class: "row", onclick: () => other.choose(one.source) }, h("b", {}, one.title), one.words ? h("span", { class: "meta" }, one.words) : null));
     offers.replaceChildren(h("p", {}, `Choose what ${name} is compared with: its source above, or one of these.`),
       h("div", { class: "groups" }, groups.map((group) => h("section", { "aria-label": group.title }, h("h3", {}, group.title), h("ul", {}, group.rows.map(row))))));
@@ -149,7 +166,8 @@ export function mount({ element, props, trigger, watch }) {
       if (linked) restore();
       if (pictureOf !== null && pictureOf !== session.handle) look.place = of.a.patch = of.b.patch = null; // a place of the picture before
       pictureOf = session.handle;
-      if (listedFor !== model.source) suggest();
+      const isOld = !other.model && performance.now() - listed.at > LIST_MS; // a run has gone on meanwhile
+      if (listed.source !== model.source || isOld) suggest();
       if (other.model) {
         for (const side of SIDES) {
           offerChoices(side);
@@ -172,10 +190,11 @@ export function mount({ element, props, trigger, watch }) {
     if (here && one.patch !== null && one.patch < here.maps.patches) look.place = middle(here, one.patch);
     if (here) one.patch = null;
     const patch = look.place && here ? here.frame.at(...look.place) : null;
-    const question = { ask: `maps_${side}`, model: model.handle, handle: session.handle, query: patch ?? model.whole[0], size: model.size };
+    const [query, words] = whole();
+    const question = { ask: `maps_${side}`, model: model.handle, handle: session.handle, query: patch ?? query, size: model.size };
     const name = JSON.stringify(question);
     if ([one.asked?.name, !one.asked && one.shown?.name, one.problem?.name].includes(name)) return;
-    one.asked = { name, since: performance.now() };
+    one.asked = { name, words, since: performance.now() };
     one.problem = null;
     answerOf(side, model, question, one.asked);
   }
@@ -190,7 +209,7 @@ export function mount({ element, props, trigger, watch }) {
       const found = attentionMaps(unpack(await response.arrayBuffer()));
       if (one.asked !== mine) return;
       one.asked = null;
-      one.shown = { name: mine.name, model, handle: question.handle, query: question.query, maps: found, frame: framed(found.facts.frame), photo };
+      one.shown = { name: mine.name, model, handle: question.handle, query: question.query, whole: mine.words, maps: found, frame: framed(found.facts.frame), photo };
       showPhoto(side);
     } catch (error) {
       if (one.asked !== mine) return;
@@ -228,12 +247,13 @@ export function mount({ element, props, trigger, watch }) {
     const head = (name) => (link.get(name) === "max" || link.get(name) === "mean" ? link.get(name) : number(name, 0, 255));
     Object.assign(of.a, { layer: number("layer", 0, 255), head: head("head") });
     Object.assign(of.b, { layer: number("layer_b", 0, 255), head: head("head_b") });
-    if (link.get("mode") in MODES) look.mode = link.get("mode");
+    if (Object.hasOwn(MODES, link.get("mode") ?? "")) look.mode = link.get("mode");
     look.split = number("split", 0, 100) ?? look.split;
     look.opacity = number("opacity", 0, 100) ?? look.opacity;
     look.shared = link.get("scale") !== "own";
     const patch = number("patch", 0, 65535);
-    if (patch !== null) of[hasMaps("a") ? "a" : "b"].patch = patch;
+    const isItsPicture = [null, session.handle].includes(link.get("img")); // an upload of another visit is not here
+    if (patch !== null && isItsPicture) of[hasMaps("a") ? "a" : "b"].patch = patch;
     if (link.get("probe")) probe.restore(link.get("probe"));
     divider.value = look.split;
     opacity.value = look.opacity;
@@ -242,12 +262,12 @@ export function mount({ element, props, trigger, watch }) {
   }
   function keepLink() {
     if (element.offsetParent === null || linked || opening.now || (of.a.patch ?? of.b.patch) !== null) return;
-    if (other.input.value && !other.model) return; // on its way
+    if (other.isOpening) return;
     const lead = of[hasMaps("a") ? "a" : "b"].shown;
     const patch = look.place && lead ? lead.frame.at(...look.place) : null;
-    const chosen = (side, name) => (other.model && hasMaps(side) ? of[side][name] : null);
-    writeLink({ tab: "compare", img: session.handle, other: other.model?.source ?? null, layer: chosen("a", "layer"), head: chosen("a", "head"), layer_b: chosen("b", "layer"), head_b: chosen("b", "head"),
-      patch, mode: look.mode === "beside" ? null : look.mode, split: look.mode === "slider" && look.split !== 50 ? look.split : null,
+    const told = (side, name, now) => (other.model && hasMaps(side) && now(side) !== usual[name](side) ? now(side) : null);
+    writeLink({ tab: "compare", img: session.handle, other: other.model?.source ?? null,
+      layer: told("a", "layer", layerOf), head: told("a", "head", headChosen), layer_b: told("b", "layer", layerOf), head_b: told("b", "head", headChosen), patch, mode: look.mode === "beside" ? null : look.mode, split: look.mode === "slider" && look.split !== 50 ? look.split : null,
       opacity: look.opacity === 85 ? null : look.opacity, scale: look.shared ? null : "own", probe: probe.shown });
   }
   const keepSoon = rested(LINK_MS, keepLink); // browsers take an address changed with each step of a slider amiss
@@ -271,25 +291,31 @@ export function mount({ element, props, trigger, watch }) {
       const view = views[side];
       if (!view) continue;
       if (look.shared) view.max *= highest / view.times;
-      view.words = `${look.shared ? rounded(highest) : rounded(view.times)} × (99.5 %)`;
+      view.words = highWords(look.shared ? highest : view.times);
     }
     const isSlider = look.mode === "slider" && Boolean(views.a && views.b);
     if (isSlider && !look.shared) views.a.words = `A ${rounded(views.a.times)} ×, B ${rounded(views.b.times)} ×`;
     for (const side of SIDES) say(side, views[side]);
+    if (isSlider) sayBoth(views);
     maps.draw({ mode: isSlider ? "slider" : "beside", split: look.split, maps: views });
     mode.press(isSlider ? "slider" : "beside");
     mode.button("slider").disabled = !(hasMaps("a") && hasMaps("b"));
     divider.node.hidden = !isSlider;
     query.press(look.place ? "patch" : "whole");
     for (const button of query.node.children) button.disabled = !(views.a ?? views.b);
+    if (!of.a.asked && !of.b.asked) showOverlap(views); // until both are there the old number stays
+    writeCommand();
+    keepSoon();
+  }
+  function showOverlap(views) {
     const overlap = views.a && views.b ? mapOverlap(views.a, views.b) : null;
     common.textContent = overlap === null ? "none" : percent(overlap);
     commonWords.textContent = overlap === null ? "" : "of the weight lies on the same places";
     const told = SIDES.filter((side) => views[side]).map((side) => views[side].sentence).join(". ");
-    live.textContent = overlap === null ? told : `${told}. Overlap ${common.textContent}`;
-    writeCommand();
-    keepSoon();
+    const words = overlap === null ? told : `${told}. Overlap ${common.textContent}`;
+    if (live.textContent !== words) live.textContent = words;
   }
+  const highWords = (times) => (times > FLAT ? `${rounded(times)} × (99.5 %)` : `${rounded(times)} ×`);
   // What `drawOverlay` takes, with the number that its colours end at: `max` as a weight, `times` as a multiple of uniform
   function viewOf(side) {
     const shown = onScreen(side);
@@ -297,14 +323,14 @@ export function mount({ element, props, trigger, watch }) {
     const { maps: found, frame, query: asked } = shown;
     const [layer, head] = [layerOf(side), headChosen(side)];
     const weights = found.map(layer, head);
-    const max = quantile([weights], CLIP);
+    const max = Math.max(quantile([weights], CLIP), FLAT / found.patches);
     const headWords = typeof head === "number" ? `head ${head + 1}` : head;
     const isPatch = typeof asked === "number";
-    const from = isPatch ? `patch ${Math.floor(asked / found.columns)}, ${asked % found.columns}` : shown.model.whole[1];
+    const from = isPatch ? `patch ${Math.floor(asked / found.columns)}, ${asked % found.columns}` : shown.whole;
     const peak = strongest(weights);
     const name = `${letter(side)} · Block ${layer + 1} · ${headWords}`;
-    return { weights, rows: found.rows, columns: found.columns, frame, max, times: max * found.patches || 1, opacity: look.opacity / 100, on: null, query: isPatch ? asked : null,
-      hover: look.hover && isOf(shown, modelOf(side)) ? frame.at(...look.hover) : null, name, peak,
+    return { weights, rows: found.rows, columns: found.columns, frame, max, times: max * found.patches, opacity: look.opacity / 100, on: null, query: isPatch ? asked : null,
+      hover: look.hover && isOf(shown, modelOf(side)) ? frame.at(...look.hover) : null, name, from, peak,
       sentence: `${name} · from ${from}: strongest at row ${Math.floor(peak / found.columns)}, column ${peak % found.columns}, ${rounded(weights[peak] * found.patches)} times uniform` };
   }
   function say(side, view) {
@@ -314,18 +340,24 @@ export function mount({ element, props, trigger, watch }) {
     if (!view) return;
     const { facts, rows, columns, patches } = of[side].shown.maps;
     const at = view.hover ?? view.peak;
-    figure.read.textContent = `${rows}×${columns} patches of ${facts.frame.patch_px} px · ${seconds(facts.time_s)} on ${facts.device}`;
+    figure.read.textContent = `${rows}×${columns} patches of ${facts.frame.patch_px} px · from ${view.from} · ${seconds(facts.time_s)} on ${facts.device}`;
     figure.best.textContent = `${view.hover === null ? "strongest at " : ""}row ${Math.floor(at / columns)}, column ${at % columns}: ${rounded(view.weights[at] * patches)} ×`;
     if (view.hover === null) figure.overlay.setAttribute("aria-label", `Attention map of model ${view.sentence}. Arrow keys move the query patch.`);
+  }
+  function sayBoth(views) { // under the one picture that both maps lie on
+    const { a, b } = maps.figures;
+    for (const name of ["read", "best"]) a[name].textContent = `A: ${a[name].textContent}; B: ${b[name].textContent}`;
+    if (views.a.hover === null) a.overlay.setAttribute("aria-label", `Attention maps of two models, parted by the divider. ${views.a.sentence}. ${views.b.sentence}. Arrow keys move the query patch.`);
   }
 
   function drawMemories() {
     const { answer, old } = memories;
     const told = answer ?? old ?? {};
-    const parts = (side) => ({ title: `${letter(side)} · ${modelOf(side).name}`, meta: "", rows: answer && !answer.error ? answer[`rows_${side}`] : null, old: told[`rows_${side}`] });
+    const parts = (side) => ({ title: `${letter(side)} · ${modelOf(side).name}`, meta: modelOf(side).memory ? "cosine" : "", rows: answer && !answer.error ? answer[`rows_${side}`] : null, old: told[`rows_${side}`] });
     for (const side of SIDES) {
-      const text = modelOf(side).memory ? undefined : "This model has no memory.";
-      memoryTiles(remembered[side], { ...parts(side), text, problem: answer?.error });
+      const problem = answer?.error;
+      const text = !modelOf(side).memory ? "This model has no memory." : problem ? `${problem.title} ${problem.text}` : undefined;
+      memoryTiles(remembered[side], { ...parts(side), text, action: problem && modelOf(side).memory ? again(() => { memories = null; }) : null });
       const tiles = remembered[side].querySelector(".memories"); // a strip on a phone, which the keyboard scrolls too
       for (const [name, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", `Memories of ${letter(side)}`]]) tiles?.setAttribute(name, value);
     }
@@ -345,6 +377,8 @@ export function mount({ element, props, trigger, watch }) {
     command.text = `python -m analysis compare ${shellWord(session.picture?.name ?? "picture.png")} --model ${shellWord(a.typed)} --other ${shellWord(b.typed)}${lead} --k ${MEMORIES}`
       + `${set ? flag("probe", set) : ""}${lead ? flag("out", "compare.png") : ""}`;
   }
+
+  const again = (forget) => h("button", { type: "button", class: "btn small", onclick: () => { forget(); wish(); } }, "Try again");
 
   // ---- choosing
   function placeOfStrongest() {
@@ -401,13 +435,14 @@ export function mount({ element, props, trigger, watch }) {
     both.hidden = nothing || !other.model;
     exports.hidden = nothing;
     swap.disabled = !other.model;
-    none.hidden = !other.model;
+    none.hidden = !other.model && !other.isOpening;
+    none.textContent = other.isOpening ? "Cancel" : "Clear";
     if (nothing) state.replaceChildren(...(facts.state === "failed" ? [note(facts)] : facts.state === "starting" ? [h("p", {}, "Opening the model"), h("p", { class: "meta" }, "It takes a few seconds.")]
       : [h("p", {}, "Choose a picture to compare two models on it."), h("button", { type: "button", class: "btn pri", onclick: chooseFile }, "Add a picture")]));
     else nameA.replaceChildren(h("b", {}, facts.model.name), h("span", { class: "meta" }, ` ${facts.model.line}`));
     png.disabled = csv.disabled = !SIDES.some(onScreen);
-    const whole = modelOf("a")?.no_attention ? modelOf("b")?.whole : modelOf("a")?.whole;
-    if (whole) query.button("whole").textContent = whole[1][0].toUpperCase() + whole[1].slice(1);
+    const words = whole()[1];
+    query.button("whole").textContent = words[0].toUpperCase() + words.slice(1);
     if (other.model && !nothing) for (const side of SIDES) showSide(side);
     draw();
   }
@@ -421,7 +456,7 @@ export function mount({ element, props, trigger, watch }) {
     node.classList.toggle("nomaps", !hasMaps(side));
     told.hidden = hasMaps(side) && !problem;
     if (!hasMaps(side)) told.replaceChildren(h("p", {}, model.no_attention), h("p", { class: "meta" }, "Neighbours and memories are compared all the same."));
-    else if (problem) told.replaceChildren(note(problem));
+    else if (problem) told.replaceChildren(note(problem), again(() => { of[side].problem = null; }));
     if (asked) slow[side] = setTimeout(() => showLoading(side), SLOW_MS);
   }
   function showLoading(side) {

@@ -77,23 +77,20 @@ export function mapsView(hear) {
   });
   grip.addEventListener("pointermove", (event) => { if (grip.hasPointerCapture(event.pointerId)) drag(event); });
 
-  // another picture: both stages take its shape
-  function shape(width, height) {
+  // another picture: its stage takes its shape, and an empty one beside it
+  function shape(side, width, height) {
     const ratio = width / height;
     const box = Math.min(SHAPES[1], Math.max(SHAPES[0], ratio));
-    node.style.setProperty("--shape", box);
-    for (const side of SIDES) {
-      const { inner } = figures[side];
-      inner.style.width = `${100 * Math.min(1, ratio / box)}%`;
-      inner.style.height = `${100 * Math.min(1, box / ratio)}%`;
-    }
+    const { node: figure, inner } = figures[side];
+    figure.style.setProperty("--shape", box);
+    inner.style.width = `${100 * Math.min(1, ratio / box)}%`;
+    inner.style.height = `${100 * Math.min(1, box / ratio)}%`;
   }
 
   function show(side, photo) {
-    const one = figures[side];
-    one.photo.replaceWith(photo);
-    one.photo = photo;
-    if (side === "a" || look?.mode !== "slider") shape(photo.naturalWidth, photo.naturalHeight);
+    figures[side].photo.replaceWith(photo);
+    figures[side].photo = photo;
+    for (const one of SIDES) if (one === side || !look?.maps[one]) shape(one, photo.naturalWidth, photo.naturalHeight);
   }
 
   // next: {mode: "beside" | "slider", split per cent, maps: {a, b}}; a map is what `drawOverlay` takes, or null
@@ -137,8 +134,8 @@ export function mapsView(hear) {
 
   // What is on screen as one picture, in pixels of the photograph
   function picture() {
-    const { naturalWidth: width, naturalHeight: height } = figures.a.photo;
     const shown = look.mode === "slider" ? ["a"] : SIDES.filter((side) => look.maps[side]);
+    const { naturalWidth: width, naturalHeight: height } = figures[shown[0]].photo;
     const gap = Math.round(width / 32);
     const canvas = h("canvas", { width: shown.length * (width + gap) - gap, height });
     const context = canvas.getContext("2d");

@@ -6,7 +6,7 @@ import { commandLine, count, h, icon, note, save, seconds, segmented, shellWord,
 import { framed } from "./frame.js";
 import { inFront, offBy } from "./matching.js";
 import { opening } from "./opening.js";
-import { otherModel } from "./otherModel.js";
+import { otherModel } from "./othermodel.js";
 import { heatOf, pairView } from "./pairs.js";
 import { doors, session, whileVisible, writeLink } from "./session.js";
 import { drawHistogram, drawTable, memoryTiles } from "./tables.js";

@@ -35,9 +35,8 @@ export function mount({ element, props, trigger, watch }) {
   const command = commandLine();
   const body = h("div", { class: "headbody" },
     h("div", { class: "toolbar" }, start, choice.node, progress, cancel, csv), bar, slot, whose, words, h("div", { class: "gridbox" }, grid), command.node);
-  const why = h("p", { class: "meta", hidden: true });
   const section = h("section", { class: "headtable", "aria-labelledby": "headtable-title" },
-    h("div", { class: "head" }, h("h2", { id: "headtable-title" }, "Which head matters"), best), body, why);
+    h("div", { class: "head" }, h("h2", { id: "headtable-title" }, "Which head matters"), best), body);
   element.append(section);
 
   // ---- asking
@@ -81,15 +80,11 @@ export function mount({ element, props, trigger, watch }) {
 
   function draw() {
     const { model } = session.facts;
-    const no = session.ready && model.no_attention;
-    section.hidden = session.facts.state === "failed";
-    body.hidden = Boolean(no);
-    why.hidden = !no;
-    why.textContent = no || "";
-    if (no || !session.ready) {
+    const hasNoHeads = Boolean(session.ready && model.no_attention);
+    section.hidden = session.facts.state === "failed" || hasNoHeads;
+    if (hasNoHeads) underWay = null;
+    if (hasNoHeads || !session.ready) {
       start.disabled = true;
-      best.textContent = "";
-      if (no) underWay = null;
       return;
     }
     if (underWay && !isHere(underWay.table)) underWay = null; // another picture or model is on screen

@@ -16,7 +16,7 @@ export function normPanel({ panel, opacity }) {
   const [ramp, low, high] = [h("canvas", { "aria-hidden": "true" }), h("span"), h("span")];
   const scale = h("div", { class: "scale meta" }, low, ramp, high);
   const clipped = toggle("Clip long ones at 99.5 %", true, (on) => { isClipped = on; seen.isNew(); });
-  const { node, tell, command, refuse, shape } = panel({
+  const { node, tell, command, shape } = panel({
     title: "Patch norms", meta: "length of the tokens that leave the block", stages: [stage], controls: [scale, h("div", { class: "line" }, clipped)], png: () => stage.picture(paint),
   });
   drawRamp(ramp);
@@ -61,5 +61,5 @@ export function normPanel({ panel, opacity }) {
     tell(hover === null ? words : `row ${Math.floor(hover / maps.columns)}, column ${hover % maps.columns}: ${size(norms[hover])}, ${(norms[hover] / far.median).toFixed(1)} times the median`);
     if (hover === null) stage.overlay.setAttribute("aria-label", `Patch norms of block ${layer + 1}, ${size(range[0])} to ${size(range[1])}. ${words}. Arrow keys move the query patch.`);
   }
-  return { node, refuse, shape, isNew: seen.isNew };
+  return { node, shape, isNew: seen.isNew };
 }

@@ -45,7 +45,7 @@ export function pcaPanel({ panel, opacity, nameOf, props, trigger, watch }) {
     if (offered !== model.handle) {
       offered = model.handle;
       const noun = model.layer_noun === "block" ? "Block" : "Stage";
-      facet.replaceChildren(...model.facets.map((name) => option(name, FACETS[name])));
+      facet.replaceChildren(...model.facets.map((name) => option(name, noun === "Block" ? FACETS[name] : "Cells of the feature map")));
       layer.replaceChildren(...Array.from({ length: model.layers }, (_, i) => option(i, `${noun} ${i + 1}`)).reverse());
       look.layer = null;
     }

@@ -41,7 +41,8 @@ export function prefixCells(choose) {
       });
       if (!buttons.length) return;
       const [own, all] = [weights, row].map((values) => values.reduce((a, b) => a + b, 0));
-      share.textContent = `${((100 * own) / Math.max(all, 1e-12)).toFixed(1)} % of the weight lies on ${buttons.length === 1 ? "it" : "them"}`;
+      const percent = (100 * own) / Math.max(all, 1e-12);
+      share.textContent = `${percent > 0 && percent < 0.1 ? "under 0.1" : percent.toFixed(1)} % of the weight lies on ${buttons.length === 1 ? "it" : "them"}`;
     },
   };
 }

@@ -57,12 +57,14 @@ export function probeSection({ ask, look, changed }) {
     const found = new Map(answers.flatMap((answer) => (Array.isArray(answer) ? answer : [])).map((one) => [one.id, one]));
     sets = [...found.values()];
     problem = sets.length ? null : answers.find((answer) => answer.error)?.error ?? null;
+    if (problem) models = null; // to be asked again
     const before = set.value;
     set.replaceChildren(...sets.map((one) => h("option", { value: one.id }, one.title)));
     if (found.has(wanted ?? before)) set.value = wanted ?? before;
-    draw();
-    if (wanted && found.has(wanted)) run();
+    const isWanted = wanted && found.has(wanted);
     wanted = null;
+    if (isWanted) run();
+    else draw();
   }
   const now = () => sets.find((one) => one.id === set.value) ?? null;
 
@@ -75,7 +77,7 @@ export function probeSection({ ask, look, changed }) {
   }
   async function run() {
     stop();
-    const mine = running = { since: performance.now(), done: 0, all: 2 * now().count, words: "" };
+    const mine = running = { since: performance.now(), done: 0, of: now().count, all: 2 * now().count, words: "" };
     const { id, title } = now();
     mine.clock = setInterval(showTime, 200);
     problem = null;
@@ -96,7 +98,7 @@ export function probeSection({ ask, look, changed }) {
           losses += answer.done <= start; // what the server had kept may be dropped by it; it then begins again
           if (losses > MOST_LOSSES) throw { title: "The pictures are not kept long enough.", text: "Too much goes on here at once; try again later." };
           ({ done: start, total } = answer);
-          Object.assign(mine, { done: i * total + start, all: 2 * total });
+          Object.assign(mine, { done: i * total + start, of: total, all: 2 * total });
           showTime();
         }
       }
@@ -120,7 +122,8 @@ export function probeSection({ ask, look, changed }) {
     const gone = performance.now() - running.since;
     const left = gone > ETA_MS && running.done ? ` · about ${duration((gone / 1000 / running.done) * (running.all - running.done))} left` : "";
     words.textContent = running.words;
-    time.textContent = `${count(running.done)} of ${count(running.all)} · ${(gone / 1000).toFixed(1)} s${left}`;
+    const ofThis = running.done > running.of ? running.done - running.of : running.done;
+    time.textContent = `${count(ofThis)} of ${count(running.of)} pictures · ${(gone / 1000).toFixed(1)} s${left}`;
     bar.show(running.done, running.all);
   }
   function draw() {
@@ -135,9 +138,10 @@ export function probeSection({ ask, look, changed }) {
     from.hidden = true;
     busy.hidden = !running;
     set.disabled = !sets.length;
-    about.textContent = isFresh ? "" : one?.words ?? "";
+    const hasStarted = Boolean(running ?? result ?? wanted); // takes the room of the results at once
+    about.textContent = isFresh ? "" : [hasStarted ? "" : "Finds the pictures whose neighbours differ most between the two models.", one?.words].filter(Boolean).join(" ");
     slot.replaceChildren(...(problem ? [note(problem)] : []));
-    node.classList.toggle("started", Boolean(running ?? result)); // takes the room of the results at once
+    node.classList.toggle("started", hasStarted);
     node.classList.toggle("old", Boolean(running && result) || Boolean(result && !isFresh));
     csv.disabled = !result;
     meta.textContent = result ? `${count(result.n)} pictures, ${result.title} · ${result.k} neighbours each, ringed where both have them` : "";
@@ -151,8 +155,8 @@ export function probeSection({ ask, look, changed }) {
     if (!result) return;
     const figure = (name, value, text) => h("div", {}, h("dt", { class: "lab" }, name), h("dd", {}, h("b", {}, value), h("span", { class: "meta" }, text)));
     figures.replaceChildren(
-      figure("CKA", told(result.cka), "linear, debiased; 1: alike but for a turn and a scale"),
-      figure("Mutual k-NN", percent(result.mutual_knn), `of ${result.k} neighbours stay; chance ${(100 * result.chance).toFixed(1)} %`));
+      figure("CKA", told(result.cka), "linear, debiased; 0: nothing in common, 1: the same but for a turn and a scale"),
+      figure("Mutual k-NN", percent(result.mutual_knn), `of ${result.k} nearest pictures are the same; chance ${(100 * result.chance).toFixed(1)} %`));
   }
   const source = (index) => `api/probe/${result.set}/${index}`;
   function drawList() {
@@ -163,7 +167,7 @@ export function probeSection({ ask, look, changed }) {
     }
     list.dataset.stamp = stamp;
     if (!result) {
-      list.replaceChildren(h("p", { class: "meta" }, "The pictures whose neighbours differ most between the two models appear here, the most changed first."));
+      list.replaceChildren(h("p", { class: "meta" }, "The pictures whose neighbours differ most appear here, the most changed first."));
       return;
     }
     list.replaceChildren(...result.changed.map((one, i) => h("button", { type: "button", class: "shot", "aria-pressed": String(i === chosen), onclick: () => { chosen = i; drawList(); drawKin(); } },
@@ -198,7 +202,7 @@ export function probeSection({ ask, look, changed }) {
     heat.hidden = !result;
     if (!result) return;
     if (!result.layers) {
-      heat.replaceChildren(h("div", { class: "lab" }, "CKA of blocks"), h("p", { class: "meta" }, "The layers of these two are not compared."));
+      heat.replaceChildren(h("div", { class: "lab" }, "CKA by layer"), h("p", { class: "meta" }, "The layers of these two are not compared."));
       return;
     }
     const { a, b } = result.models;
@@ -211,7 +215,7 @@ export function probeSection({ ask, look, changed }) {
     const ramp = h("canvas", { "aria-hidden": "true" });
     drawRamp(ramp, cividis);
     heat.replaceChildren(
-      h("div", { class: "lab" }, `CKA of ${a.layer_noun === b.layer_noun ? `${a.layer_noun}s` : "layers"}: A upwards, B across`),
+      h("div", { class: "lab" }, `CKA by ${a.layer_noun === b.layer_noun ? a.layer_noun : "layer"}: A up, B across`),
       h("table", { class: "heat" }, h("caption", { class: "quiet-live" }, "CKA between layers; rows are A, columns B"),
         h("colgroup", {}, h("col", { style: { width: "20px" } })), h("tbody", {}, Array.from({ length: rows }, (_, i) => line(rows - 1 - i))),
         h("tfoot", {}, h("tr", {}, h("th", { scope: "col" }, h("span", { class: "quiet-live" }, "A, B")), result.layers[0].map((_, j) => h("th", { scope: "col" }, h("span", { class: "quiet-live" }, named(b, j)), h("span", { "aria-hidden": "true" }, mark(j, columns))))))),

@@ -69,7 +69,8 @@ export function drawOverlay(context, width, height, look) {
   };
   const best = strongest(weights);
   const [bx, by, bw, bh] = boxOf(best);
-  if (weights[best] > 0) drawRing(context, bx + bw / 2, by + bh / 2, Math.max(9 * unit, 0.5 * Math.min(bw, bh)), unit);
+  const radius = Math.min(Math.max(9 * unit, 0.5 * Math.min(bw, bh) - 2 * unit), 0.5 * Math.min(width, height) - 2 * unit); // within a narrow strip
+  if (weights[best] > 0) drawRing(context, bx + bw / 2, by + bh / 2, Math.max(2 * unit, radius), unit);
   if (query !== null) drawSquare(context, boxOf(query), unit, "#ffffff");
   if (hover !== null) drawSquare(context, boxOf(hover), unit, "#6db3ff", [4, 3]);
 }

@@ -58,6 +58,7 @@ export function tilesView(hear) {
         const bits = weights && measures.bits(look.layer, head).toFixed(1);
         right.textContent = weights ? `${bits} bit` : "press";
         button.setAttribute("aria-label", weights ? `${name}, ${bits} bit` : `${name}, computed when pressed`);
+        button.title = weights ? "" : "Computed when pressed";
         button.classList.toggle("waits", !weights);
         if (weights) drawTile(canvas, weights, maps.rows, maps.columns, measures.top(look.layer, head, look));
       }

@@ -7,32 +7,45 @@ import { session } from "./session.js";
 
 const FEW = 6; // suggestions of a kind
 
-// `changed` hears when another model is there, or none any more
-export function otherModel({ id, changed }) {
+// `changed` hears when another model is there, or none any more; `busy` when one is on its way, or no longer
+export function otherModel({ id, changed, busy = () => {} }) {
   const sources = h("datalist", { id });
-  const input = h("input", { type: "text", list: id, placeholder: "another model's source", "aria-label": "Compare with", autocomplete: "off", spellcheck: "false", onchange: () => choose(input.value.trim()) });
+  const input = h("input", { type: "text", list: id, placeholder: "another model's source", "aria-label": "Compare with", autocomplete: "off", spellcheck: "false", onchange: () => choose(input.value.trim()), onfocus: () => { if (session.ready) offers(); } });
   const said = h("div", { class: "meta", role: "status" });
   let model = null; // its facts
   let turn = 0;
+  let isOpening = false;
   let listed = null; // the source of the shown model that the list was made for
 
   async function choose(source) {
     const mine = ++turn;
     input.value = source;
     said.textContent = "";
+    isOpening = Boolean(source);
     if (!source) {
       model = null;
       changed();
       return;
     }
+    busy();
     const answer = await bring(source, () => mine !== turn, (told) => { said.textContent = told.state === "loading" ? `Opening it: ${told.words}` : ""; });
     if (mine !== turn) return;
+    isOpening = false;
+    busy();
     if (answer.error) {
       said.replaceChildren(note(answer.error));
       return;
     }
     ({ model } = answer);
     changed();
+  }
+
+  function cancel() { // of one on its way; the model before stays
+    turn++;
+    isOpening = false;
+    input.value = model?.source ?? "";
+    said.textContent = "";
+    busy();
   }
 
   // What can be chosen beside the shown model: [{title, rows: [{source, title, words}]}], the few nearest of each kind.
@@ -54,14 +67,13 @@ export function otherModel({ id, changed }) {
   }
 
   return {
-    input, sources, said, choose, offers,
+    input, sources, said, choose, offers, cancel,
     get model() { return model; },
+    get isOpening() { return isOpening; },
     swapped(next) { // takes `next` in place of the model that it returns, without a word to `changed`
       const before = model;
-      turn++;
       model = next;
-      input.value = next.source;
-      said.textContent = "";
+      cancel();
       return before;
     },
   };
