@@ -129,7 +129,7 @@ def test_a_run_that_goes_on_leaves_what_was_chosen_and_the_focus(panel):
     page.reload()
     expect(page.locator(SHOWN)).to_contain_text("overwritten 10 of these slots")
     colour(page, "stale")
-    page.evaluate("document.querySelector('.fitting button').id = document.querySelector('option').id = 'same'")
+    page.evaluate("document.querySelector('.fitting button').id = document.querySelector('#map option').id = 'same'")
     row = page.locator(".legendrow")
     row.click()
     since |= {"steps": 60, "keys": 20, "overwritten": 18}

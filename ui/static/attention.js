@@ -186,7 +186,7 @@ export function mount({ element, props, trigger, watch }) {
     query.press(isPatch(maps.query) ? "patch" : maps.query);
     showControls();
     drawAll();
-    if (!maps.rolled && maps.facts.time_s <= LIGHT_S) idle = setTimeout(() => { if (!asked && !rolling) roll({ isQuiet: true }); }, IDLE_MS);
+    if (!maps.rolled && maps.facts.time_s <= LIGHT_S) idle = setTimeout(() => { if (!asked && !rolling && element.offsetParent) roll({ isQuiet: true }); }, IDLE_MS);
   }
   let idle;
   function forget() {

@@ -33,7 +33,7 @@ export function sideStage(name, { onhover = () => {}, isQuery = true } = {}) {
   const overlay = h("canvas", { class: "sideover", role: "img", "aria-label": name, tabindex: isQuery ? "0" : null });
   const inner = h("div", { class: "inner" }, photo, overlay);
   const tag = h("div", { class: "sidetag", hidden: true });
-  const node = h("div", { class: `stage pic${isQuery ? "" : " still"}` }, inner, tag);
+  const node = h("div", { class: `stage pic${isQuery ? "" : " mute"}` }, inner, tag);
 
   const at = (event) => {
     const box = inner.getBoundingClientRect();
