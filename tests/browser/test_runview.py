@@ -282,6 +282,7 @@ def let_pass(page: Page, is_there: Callable[[], bool], most_s: int = 20) -> None
         if is_there():
             return
         page.clock.run_for(500)
+        page.wait_for_timeout(50)  # by our clock: what the page asks for takes its time all the same
     raise AssertionError("it did not come")
 
 
