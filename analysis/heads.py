@@ -106,6 +106,7 @@ def head_table(
     top: int = TOP,
     emit: Emit | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    turn: Turn = nullcontext,
 ) -> HeadTable:
     """`head_row` of every transformer block, from the last, which takes least, to the first.
 
@@ -115,7 +116,7 @@ def head_table(
     for block in reversed(range(max(count, 1))):
         if should_stop():
             raise MemsslError("Stopped; no table was made.")
-        rows.append(head_row(workbench, image, block, top=top))
+        rows.append(head_row(workbench, image, block, top=top, turn=turn))
         if emit:
             emit("progress", step=len(rows), total=count, words=f"block {block}")
     rows.reverse()

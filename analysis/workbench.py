@@ -186,9 +186,10 @@ class Workbench:
         *,
         emit: Emit | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        turn: Turn = nullcontext,
     ) -> HeadTable:
         """See `analysis.heads.head_table`."""
-        return head_table(self, image, top=top, emit=emit, should_stop=should_stop)
+        return head_table(self, image, top=top, emit=emit, should_stop=should_stop, turn=turn)
 
     def features(
         self,

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 MAX_PATCHES = 1600  # of a square picture: keeps an answer below a second on two cores
 MOST_PATCHES, STEP_PATCHES = 64, 4  # along a side, where one chooses to wait longer; 4096 of a square picture
-LONGEST_PX = 1024  # of a square picture, see analysis.tokens.MAX_INPUT_PIXELS
-KEPT_BYTES = 320 << 20  # of a picture's tokens at most, see analysis.tokens.CACHE_BYTES
 FIGURE_NAMES = {
     "knn_top1": "k-NN top-1, per cent",
     "knn_top1_untrained": "k-NN top-1 before training",
@@ -85,10 +83,12 @@ def attention_sizes(card: dict) -> list[tuple[int, int, float]]:
     """
     if card["why_no_attention"]:
         return []
+    from analysis.tokens import CACHE_BYTES, MAX_INPUT_PIXELS
+
     patch, width = card["patch_px"], card["embedding_width"]
     own = card["input_px"] // patch
-    kept = isqrt(KEPT_BYTES // (8 * width * (card["blocks"] + 1)))
-    most = min(MOST_PATCHES, LONGEST_PX // patch, kept)
+    kept = isqrt(CACHE_BYTES // (8 * width * (card["blocks"] + 1)))
+    most = min(MOST_PATCHES, isqrt(MAX_INPUT_PIXELS) // patch, kept)
     sides = {*range(own, most + 1, STEP_PATCHES), *([most] if most > own else [])}
     offered = {side * patch: side for side in sides} | {px: px // patch for px in input_sizes(card)}
 

@@ -42,12 +42,12 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
     key = key_of("heads", handle, picture.handle, block)
     kept = context.results.get(key)
     if kept is None:
-        kept = json.dumps(row(context, workbench, picture.data, block, TOP), allow_nan=False).encode()
+        kept = json.dumps(row(context, workbench, picture.data, block), allow_nan=False).encode()
         context.results.put(key, kept)
     return json.loads(kept)
 
 
-def row(context: Context, workbench: Workbench, data: bytes, block: int, top: int) -> dict[str, Any]:
+def row(context: Context, workbench: Workbench, data: bytes, block: int) -> dict[str, Any]:
     """Plain values of one transformer block, in turns: others may ask between some attention heads and the next.
 
     `time_s` is what the turns took, without the waiting for them.
@@ -62,7 +62,7 @@ def row(context: Context, workbench: Workbench, data: bytes, block: int, top: in
             yield
             time_s += time.perf_counter() - start
 
-    found = workbench.head_row(data, block, top, turn=turn)
+    found = workbench.head_row(data, block, TOP, turn=turn)
     names = ("block", "kl", "kept", "moved", "top", "slots", "temperature")
     told = {name: getattr(found, name) for name in names}
     plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in told.items()}
@@ -71,10 +71,5 @@ def row(context: Context, workbench: Workbench, data: bytes, block: int, top: in
 
 def table(context: Context, workbench: Workbench, data: bytes, top: int) -> dict[str, Any]:
     """Of all transformer blocks: `kl`, `kept` and `moved` are lists of them, None where nothing can be said."""
-    card = workbench.model.card
-    if why := card["why_no_attention"]:
-        raise ModelError(why)
-    rows = [row(context, workbench, data, block, top) for block in reversed(range(card["blocks"]))][::-1]
-    measured = {name: [one[name] for one in rows] for name in ("kl", "kept", "moved")}
-    told = {name: None if values[0] is None else values for name, values in measured.items()}
-    return told | {name: rows[0][name] for name in ("top", "slots", "temperature")}
+    measured = workbench.head_table(data, top, turn=lambda: context.turns.take("model")).summary()
+    return {name: measured[name] for name in ("kl", "kept", "moved", "top", "slots", "temperature")}
