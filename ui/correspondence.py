@@ -13,6 +13,7 @@ from memssl_core.data.images import Frame, decode_image
 from memssl_core.data.pairs import known_pair
 from memssl_core.errors import ModelError
 from ui import wire
+from ui.attention import NO_SIZE
 from ui.context import EVENT, Context, Visit, device_words, handler
 from ui.facts import input_sizes
 from ui.memory import tile
@@ -44,15 +45,14 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
 
     `check` None, or one of CHECKS: the pictures are then made from a, and what is right is known.
     """
-    handle = asked.get("model") or context.opened().handle
-    workbench = context.workbench(handle)
+    handle, workbench = context.model_of(asked)
     pictures = pictures_of(context, visit, asked)
     facet, layer, position, size = (asked.get(name) for name in ("facet", "layer", "position", "size"))
     card = workbench.model.card
     if facet not in card["facets"] or type(layer) is not int or not 0 <= layer < card["layers"]:
         raise ModelError("This model has no such features; choose others from the list.")
     if size not in input_sizes(card):
-        raise ModelError("This input size is not offered for this model; choose one from the list.")
+        raise ModelError(NO_SIZE)
     key = key_of("matches", handle, pictures.a.handle, pictures.b.handle, facet, layer, bool(position), size)
     if context.results.get(key) is None:
         with context.turns.take("model"):
@@ -130,8 +130,7 @@ def known_facts(found: dict[str, Matches], pair: Pair, homography: np.ndarray, n
 def remember(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
     """`asked` {model, a, b, check, seed, side, patch, layer, size} -> {rows, box, space}: the memories nearest to the
     crop around a patch of the layer's grid. `box` is that crop, x0, y0, x1, y1 in 0..1 of its picture."""
-    handle = asked.get("model") or context.opened().handle
-    workbench = context.workbench(handle)
+    handle, workbench = context.model_of(asked)
     pictures, card = pictures_of(context, visit, asked), workbench.model.card
     side, patch, layer, size = (asked.get(name) for name in ("side", "patch", "layer", "size"))
     if type(patch) is not int or type(layer) is not int or not 0 <= layer < card["layers"]:

@@ -49,8 +49,7 @@ def map_panel(context: Context, visit: gr.State) -> None:
 def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
     """`asked` {model, handle, space} -> {key}: at `api/placed/KEY` the place of a picture, about, how similar each slot
     is to it, and in the memory space which slots student and teacher are nearest to."""
-    handle = asked.get("model") or context.opened().handle
-    workbench, space = context.workbench(handle), asked.get("space")
+    (_, workbench), space = context.model_of(asked), asked.get("space")
     picture = context.pictures.of_visit(str(asked.get("handle")), visit)
     if space not in ("memory", "embedding"):
         raise ModelError("There is no such space; choose memory or embedding.")

@@ -23,8 +23,7 @@ def memory_tab(context: Context, visit: gr.State) -> None:
 
 def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
     """`asked` {model, handle, space, k} -> {key} of the JSON at `api/neighbours/KEY`, computed if it is not there."""
-    handle = asked.get("model") or context.opened().handle
-    workbench = context.workbench(handle)
+    handle, workbench = context.model_of(asked)
     picture = context.pictures.of_visit(str(asked.get("handle")), visit)
     space, k = asked.get("space"), asked.get("k")
     if space not in ("memory", "embedding") or k not in COUNTS:
