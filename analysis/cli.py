@@ -45,13 +45,15 @@ def neighbours(
         json: print a list for a program
     """
     check_out(out, PICTURES)
-    found = workbench_of(model).neighbours(image, space, k)
+    workbench = workbench_of(model)
+    found = workbench.neighbours(image, space, k)
     if out:
+        assert workbench.model.memory is not None  # `neighbours` has refused such a model
         from analysis.draw import neighbours_sheet
         from memssl_core.data.images import decode_image
 
         with writing(out):
-            neighbours_sheet(decode_image(image), found).save(out)
+            neighbours_sheet(decode_image(image), found, workbench.model.memory).save(out)
     if json:
         return print_json(found.records())
     print(f"{len(found.ids)} nearest slots in {found.space} space, exact search")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
     from analysis.attention import Query
     from analysis.compare import Judged, Look, MemoryOverlap
     from analysis.workbench import Workbench
+    from memssl_core.data.images import Frame
 
 Head = Literal["mean", "max"] | int
 SHOWN = 10  # pictures that changed most, for people
-SIDE_PX, GAP_PX = 640, 8
+FLAT = 2  # times uniform: a map whose patches weigh alike is not to look strong
 
 
 def compare(
@@ -73,16 +75,16 @@ def compare(
     look = Look(layer, head, size)
     its = {"layer": other_layer, "head": other_head, "size": other_size}
     other_look = replace(look, **{name: value for name, value in its.items() if value is not None})
-    overlap, why_no_maps, sheet = _maps(a, b, image, parse_query(query), look, other_look)
+    overlap, why_no_maps, draw = _maps(a, b, image, parse_query(query), look, other_look)
     memories = compare_memories(a, b, image, k)
     judged, names = _probed(a, b, probe, pictures) if probe is not None else (None, [])
     if out and is_table and judged:
         write_csv(out, ("rank", "picture", "kept", "neighbours_a", "neighbours_b"), _table(judged, names))
     elif out:
-        if sheet is None:
+        if draw is None:
             raise ModelError(f"There are no two maps to draw. {why_no_maps}")
         with writing(out):
-            sheet.save(out)
+            draw().save(out)
     if json:
         return print_json(
             {
@@ -104,9 +106,9 @@ def compare(
 
 def _maps(
     a: Workbench, b: Workbench, image: str, query: Query, look: Look, other: Look
-) -> tuple[float | None, str | None, Image.Image | None]:
-    """The overlap of two attention maps, and both side by side; else a sentence that says why there are no two."""
-    from analysis.compare import compare_maps
+) -> tuple[float | None, str | None, Callable[[], Image.Image] | None]:
+    """The overlap of two attention maps, and what draws both; else a sentence that says why there are no two."""
+    from analysis.compare import compare_maps, same_place
     from memssl_core.data.images import decode_image
 
     if any(workbench.model.card["why_no_attention"] for workbench in (a, b)):
@@ -114,7 +116,20 @@ def _maps(
         return None, " ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason), None
     picture = decode_image(image)
     map_a, map_b, overlap = compare_maps(a, b, picture, query, look, other)
-    return overlap, None, _side_by_side(picture, [map_a, map_b])
+
+    def draw() -> Image.Image:
+        frames = [each.pixels(picture, one.size)[1] for each, one in ((a, look), (b, other))]
+        asked = [_patches(query, frames[0]), _patches(same_place(query, frames[0]), frames[1])]
+        return _side_by_side(picture, [map_a, map_b], asked)
+
+    return overlap, None, draw
+
+
+def _patches(query: Query, frame: Frame) -> list[int]:
+    """The patches among what is asked; tokens without a place are left out."""
+    parts: Any = query if isinstance(query, list) else [query]
+    found = [frame.patch_at(*part) if isinstance(part, tuple) else part for part in parts]
+    return [part for part in found if isinstance(part, int)]
 
 
 def _told(look: Look) -> str:
@@ -122,16 +137,22 @@ def _told(look: Look) -> str:
     return f"{block} {look.head if isinstance(look.head, str) else f'attention head {look.head}'}"
 
 
-def _side_by_side(picture: Image.Image, maps: list[np.ndarray]) -> Image.Image:
+def _side_by_side(picture: Image.Image, maps: list[np.ndarray], asked: list[list[int]]) -> Image.Image:
+    """Both maps on the same scale of times uniform."""
     from PIL import Image
 
-    from analysis.draw import overlay
+    from analysis.draw import attention_map, high
 
-    small = picture.copy()
-    small.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
-    sheet = Image.new("RGB", (small.width * len(maps) + GAP_PX * (len(maps) - 1), small.height), "white")
-    for at, weights in enumerate(maps):
-        sheet.paste(overlay(small, weights), (at * (small.width + GAP_PX), 0))
+    top = max(FLAT, *(high(weights) * weights.size for weights in maps))
+    drawn = [
+        attention_map(picture, weights, top / weights.size, asked=patches)
+        for weights, patches in zip(maps, asked, strict=True)
+    ]
+    width, height = drawn[0].size
+    step = width + round(width / 32)
+    sheet = Image.new("RGB", (step + width, height), "white")
+    for at, one in enumerate(drawn):
+        sheet.paste(one, (at * step, 0))
     return sheet
 
 

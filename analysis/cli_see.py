@@ -208,14 +208,15 @@ def _drawn(
 
     if show == "all":
         return draw.attention_sheet(picture, found)
+    asked = [token - found.n_prefix for token in found.queries if token >= found.n_prefix]
     if show == "norms":
-        return draw.norms_map(picture, found.norms[0].reshape(found.grid))
+        return draw.norms_map(picture, found.norms[0].reshape(found.grid), asked=asked)
     maps = found.maps().mean(1)
     if show == "coloured":
         owners = strongest_heads(maps.reshape(len(maps), -1), mass).reshape(found.grid)
-        return draw.coloured_heads(picture, owners, colours)
+        return draw.coloured_heads(picture, owners, colours, asked=asked)
     weights = rolled.maps()[found.layers[0]] if rolled else _weights(maps, show)
-    return draw.attention_map(picture, weights, mass=mass)
+    return draw.attention_map(picture, weights, draw.high(weights if rolled else maps), mass=mass, asked=asked)
 
 
 def _weights(maps: np.ndarray, show: str) -> np.ndarray:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance
+from PIL import Image, ImageDraw
 
 from analysis.attention import Attention
 from analysis.heads import HeadTable
 from analysis.matches import Matches, holding
 from analysis.neighbours import Neighbours
 from analysis.pca import Pca
+from memssl_core.bundle.table import MemoryTable
 from memssl_core.data.images import Frame, ImageSource, decode_image
 from memssl_core.errors import ImageError
 
-_GREY, _INK, _PAPER, _GAP, _CAPTION = (160, 160, 160), (32, 32, 32), (255, 255, 255), 6, 16
+_GREY, _INK, _PAPER, _GAP, _CAPTION = (169, 176, 188), (32, 32, 32), (255, 255, 255), 6, 16
+_DARK = (12, 15, 19)
 PALETTE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (240, 228, 66))
 """blue, orange, green, purple, vermilion, sky, yellow. Source: Okabe and Ito, "Color Universal Design", 2008"""
-FAR = 4
-"""times the median norm, from which a token is told as an outlier [assumption]"""
-# Nine colours from dark to light along the perceptually even "inferno" scale.
+FAR, MOST_RINGS = 4, 200
+"""times the median norm, from which a token is told as an outlier [assumption]; more rings would hide the map"""
+CLIP, SHOWN_PX = 0.995, 2048
+"""the quantile at which colours end, and the longest side of a picture that maps are drawn on: as on the page"""
+# Ten colours from dark to light along the perceptually even "inferno" scale, as in ui/static/colormap.js.
 _INFERNO = np.array(
-    [(0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85)]
-    + [(227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164)]
+    [(0, 0, 4), (27, 12, 65), (74, 12, 107), (120, 28, 109), (165, 44, 96)]
+    + [(207, 68, 70), (237, 105, 37), (251, 155, 6), (247, 209, 61), (252, 255, 164)]
 )
 
 
@@ -34,66 +38,88 @@ def inferno(values: np.ndarray) -> np.ndarray:
     return np.stack(channels, -1).round().astype(np.uint8)
 
 
-def overlay(picture: Image.Image, weights: np.ndarray, *, opacity: float = 0.6) -> Image.Image:
-    """A picture in grey under its attention map [rows, columns]; the strongest patch is the lightest colour."""
-    colours = Image.fromarray(inferno(weights / max(float(weights.max()), 1e-12)))
-    grey = picture.convert("L").convert("RGB")
-    return Image.blend(grey, colours.resize(picture.size, Image.Resampling.NEAREST), opacity)
+def high(weights: np.ndarray) -> float:
+    """The weight from which a map has the lightest colour, so that one huge weight does not hide the others."""
+    return float(np.quantile(weights, CLIP))
+
+
+def shown(picture: Image.Image) -> Image.Image:
+    """A copy at the size of the page's photograph: reduced to a longest side of SHOWN_PX, never enlarged."""
+    photo = picture.copy()
+    photo.thumbnail((SHOWN_PX, SHOWN_PX), reducing_gap=2.0)
+    return photo
+
+
+def overlay(photo: Image.Image, colours: np.ndarray, alpha: np.ndarray | float, *, smooth: bool = False) -> Image.Image:
+    """A photograph under colours uint8 [rows, columns, 3] of its patches, which cover it by `alpha`, 0..1 each."""
+    opacities = np.broadcast_to(255 * np.asarray(alpha), colours.shape[:2]).round().astype(np.uint8)
+    how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    layer = Image.fromarray(np.dstack([colours, opacities])).resize(photo.size, how)
+    drawn = photo.copy()
+    drawn.paste(layer, mask=layer)
+    return drawn
+
+
+def heat(photo: Image.Image, weights: np.ndarray, top: float, *, opacity: float = 0.85) -> Image.Image:
+    """A photograph under a map [rows, columns], smooth; the stronger, the lighter and denser, from 0 to `top`."""
+    shares = (weights / max(top, 1e-12)).clip(0, 1)
+    return overlay(photo, inferno(shares), opacity * (0.22 + 0.78 * shares), smooth=True)
 
 
 def attention_map(
     picture: Image.Image,
     weights: np.ndarray,
+    top: float,
     *,
     mass: float = 1.0,
-    clip: float = 0.995,
-    opacity: float = 0.6,
-    side_px: int = 1024,
+    asked: Sequence[int] = (),
+    opacity: float = 0.85,
 ) -> Image.Image:
-    """One map [rows, columns] over the picture, the quantile `clip` and above in the lightest colour. Below a `mass` of
-    1 only the fewest strongest patches that hold this share are coloured, in an outline; the others are dark."""
-    small = _shrunk(picture, side_px)
-    drawn = overlay(small, np.minimum(weights, np.quantile(weights, clip)), opacity=opacity)
+    """One map [rows, columns] over the picture, weights of `top` and above in the lightest colour, with a ring at the
+    strongest patch and a square around each in `asked`. Below a `mass` of 1 only the fewest strongest patches that hold
+    this share are coloured, in an outline; the others are darkened."""
+    photo = shown(picture)
     if mass >= 1:
-        return drawn
-    kept = holding(weights.ravel(), mass).reshape(weights.shape)
-    mask = Image.fromarray(kept).resize(small.size, Image.Resampling.NEAREST)
-    drawn = Image.composite(drawn, ImageEnhance.Brightness(small.convert("L").convert("RGB")).enhance(0.4), mask)
-    _outline(drawn, kept)
-    return drawn
+        marks = _Marks(heat(photo, weights, top, opacity=opacity), weights.shape)
+    else:
+        kept = holding(weights.ravel(), mass).reshape(weights.shape)
+        colours = inferno(weights / max(top, 1e-12))
+        marks = _Marks(overlay(_darkened(photo, opacity), colours, opacity * kept), kept.shape)
+        marks.outline(kept)
+    marks.peak(int(weights.argmax()))
+    return marks.done(asked)
 
 
 def coloured_heads(
-    picture: Image.Image, heads: np.ndarray, colours: Sequence[int | None], *, opacity: float = 0.6, side_px: int = 1024
+    picture: Image.Image,
+    heads: np.ndarray,
+    colours: Sequence[int | None],
+    *,
+    asked: Sequence[int] = (),
+    opacity: float = 0.75,
 ) -> Image.Image:
-    """The picture in grey, each patch in the colour of its attention head in int [rows, columns]; -1 has none.
+    """Each patch in the colour of its attention head in int [rows, columns]; where that is -1 the picture is darkened.
+    A square is around each patch in `asked`.
 
     `colours`: of each head its place in PALETTE; the heads without one are grey.
     """
-    small = _shrunk(picture, side_px)
     levels = np.array([_GREY if place is None else PALETTE[place] for place in colours], np.uint8)
-    grey = small.convert("L").convert("RGB")
-    coloured = Image.fromarray(levels[heads.clip(0)]).resize(small.size, Image.Resampling.NEAREST)
-    mask = Image.fromarray(heads >= 0).resize(small.size, Image.Resampling.NEAREST)
-    return Image.composite(Image.blend(grey, coloured, opacity), ImageEnhance.Brightness(grey).enhance(0.6), mask)
+    drawn = overlay(_darkened(shown(picture), opacity), levels[heads.clip(0)], opacity * (heads >= 0))
+    return _Marks(drawn, heads.shape).done(asked)
 
 
 def norms_map(
-    picture: Image.Image, norms: np.ndarray, *, clip: float = 0.995, opacity: float = 0.6, side_px: int = 1024
+    picture: Image.Image, norms: np.ndarray, *, asked: Sequence[int] = (), opacity: float = 0.75
 ) -> Image.Image:
-    """Patch norms [rows, columns] over the picture, colours from the least to the quantile `clip`. A ring marks each
-    patch longer than FAR times the median."""
-    small = _shrunk(picture, side_px)
-    low, high = float(norms.min()), float(np.quantile(norms, clip))
-    drawn = overlay(small, ((norms - low) / max(high - low, 1e-12)).clip(0, 1), opacity=opacity)
-    pen, across, down = ImageDraw.Draw(drawn), small.width / norms.shape[1], small.height / norms.shape[0]
-    radius = max(6.0, 0.7 * max(across, down))
-    for row, column in np.argwhere(norms > FAR * np.median(norms)).tolist():
-        x, y = (column + 0.5) * across, (row + 0.5) * down
-        for width, colour in ((6, _INK), (2, _PAPER)):
-            reach = radius + width / 2
-            pen.ellipse((x - reach, y - reach, x + reach, y + reach), outline=colour, width=width)
-    return drawn
+    """Patch norms [rows, columns] over the picture, colours from the least to the quantile CLIP. A ring marks each
+    patch longer than FAR times the median, a square each in `asked`."""
+    low = float(norms.min())
+    colours = inferno((norms - low) / max(high(norms) - low, 1e-12))
+    marks = _Marks(overlay(shown(picture), colours, opacity), norms.shape)
+    longest = norms.ravel().argsort()[::-1][:MOST_RINGS]
+    for patch in longest[norms.ravel()[longest] > FAR * np.median(norms)].tolist():
+        marks.ring(patch, max(6 * marks.unit, 0.7 * max(marks.across, marks.down)))
+    return marks.done(asked)
 
 
 def pca_sheet(found: Pca, images: Sequence[ImageSource], *, side_px: int = 512) -> Image.Image:
@@ -136,14 +162,18 @@ def attention_sheet(picture: Image.Image, attention: Attention, *, tile_px: int 
     """The picture, the mean over the attention heads, and each attention head, for the mean of the queries."""
     small = _shrunk(picture, tile_px)
     maps = attention.maps().mean(1)  # [attention heads, rows, columns]
-    titled = [("picture", small), ("mean", overlay(small, maps.mean(0)))]
-    titled += [(f"attention head {index}", overlay(small, one)) for index, one in enumerate(maps)]
+    top = high(maps)
+    titled = [("picture", small), ("mean", heat(small, maps.mean(0), top))]
+    titled += [(f"attention head {index}", heat(small, one, top)) for index, one in enumerate(maps)]
     return _sheet(titled, tile_px)
 
 
-def neighbours_sheet(picture: Image.Image, neighbours: Neighbours, *, tile_px: int = 96) -> Image.Image:
+def neighbours_sheet(
+    picture: Image.Image, neighbours: Neighbours, memory: MemoryTable, *, tile_px: int = 96
+) -> Image.Image:
     """The picture and its neighbours with their scores; grey where a memory has no thumbnail."""
-    found = [(f"{score:.3f}", row["thumbnail"]) for score, row in zip(neighbours.scores, neighbours.rows, strict=True)]
+    scored = zip(neighbours.scores, neighbours.ids.tolist(), strict=True)
+    found = [(f"{score:.3f}", memory.thumbnail(slot)) for score, slot in scored]
     return _sheet([(f"query, {neighbours.space}", _shrunk(picture, tile_px)), *_tiles(found, tile_px)], tile_px)
 
 
@@ -196,14 +226,59 @@ def _tiles(found: Sequence[tuple[str, bytes]], tile_px: int) -> list[tuple[str, 
     return tiles
 
 
-def _outline(drawn: Image.Image, kept: np.ndarray) -> None:
-    """Lines where patches of bool [rows, columns] that are kept meet others, or the edge."""
-    pen, across, down = ImageDraw.Draw(drawn), drawn.width / kept.shape[1], drawn.height / kept.shape[0]
-    padded = np.pad(kept, 1)
-    for row, column in np.argwhere(padded[:, 1:] != padded[:, :-1]).tolist():
-        pen.line((column * across, (row - 1) * down, column * across, row * down), fill=_PAPER, width=2)
-    for row, column in np.argwhere(padded[1:] != padded[:-1]).tolist():
-        pen.line(((column - 1) * across, row * down, column * across, row * down), fill=_PAPER, width=2)
+def _darkened(photo: Image.Image, opacity: float) -> Image.Image:
+    return overlay(photo, np.array([[_DARK]], np.uint8), 0.4 * opacity)
+
+
+class _Marks:
+    """Lines over a picture of (rows, columns) patches: white with a dark edge, as wide as suits the picture."""
+
+    def __init__(self, drawn: Image.Image, grid: tuple[int, ...]) -> None:
+        self.drawn, self.columns = drawn, grid[1]
+        self.across, self.down = drawn.width / grid[1], drawn.height / grid[0]  # px of a patch
+        self.unit = max(1, min(drawn.size) / 640)
+        self._fine = 4 if max(drawn.size) <= 1024 else 2  # drawn so much larger: its edges become smooth
+        self._layer = Image.new("RGBA", (self._fine * drawn.width, self._fine * drawn.height))
+        self._pen = ImageDraw.Draw(self._layer)
+
+    def outline(self, kept: np.ndarray) -> None:
+        """Where patches of bool [rows, columns] that are kept meet others, or the edge."""
+        padded = np.pad(kept, 1)
+        upright = np.argwhere(padded[:, 1:] != padded[:, :-1]) - (1, 0)
+        level = np.argwhere(padded[1:] != padded[:-1]) - (0, 1)
+        edges = [(column, row, column, row + 1) for row, column in upright.tolist()]
+        edges += [(column, row, column + 1, row) for row, column in level.tolist()]
+        for colour, width in (((*_DARK, 191), 3), ((*_PAPER, 255), 1.25)):
+            for edge in edges:
+                self._line(self._pen.rectangle, edge, colour, width)
+
+    def peak(self, patch: int) -> None:
+        """A ring in the patch, or around it where patches are small."""
+        least, most = 9 * self.unit, 0.5 * min(self.drawn.size) - 2 * self.unit
+        self.ring(patch, max(2 * self.unit, min(max(least, 0.5 * min(self.across, self.down) - 2 * self.unit), most)))
+
+    def ring(self, patch: int, radius: float) -> None:
+        row, column = divmod(patch, self.columns)
+        reach, tall = radius / self.across, radius / self.down
+        box = column + 0.5 - reach, row + 0.5 - tall, column + 0.5 + reach, row + 0.5 + tall
+        for colour, width in (((20, 24, 31, 255), 4), ((*_PAPER, 255), 1.75)):
+            self._line(self._pen.ellipse, box, colour, width)
+
+    def done(self, asked: Sequence[int]) -> Image.Image:
+        """The picture with its marks, and squares around the patches that were asked."""
+        for row, column in (divmod(patch, self.columns) for patch in asked):
+            for colour, width in (((*_DARK, 217), 4), ((*_PAPER, 255), 2)):
+                self._line(self._pen.rectangle, (column, row, column + 1, row + 1), colour, width)
+        layer = self._layer.reduce(self._fine)
+        self.drawn.paste(layer, mask=layer)
+        return self.drawn
+
+    def _line(self, draw: Callable[..., None], box: tuple[float, ...], colour: tuple[int, ...], width: float) -> None:
+        """Along a box in patches, `width` units wide."""
+        x0, y0, x1, y1 = (at * side for at, side in zip(box, (self.across, self.down) * 2, strict=True))
+        reach = width * self.unit / 2
+        left, top, right, bottom = (round(self._fine * at) for at in (x0 - reach, y0 - reach, x1 + reach, y1 + reach))
+        draw((left, top, right - 1, bottom - 1), outline=colour, width=max(1, round(2 * self._fine * reach)))
 
 
 def _seen(frame: Frame, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -110,7 +110,7 @@ def _slots(model: Model, memory_map: MemoryMap, clusters: list[Cluster]) -> dict
     told = {}
     rows = model.memory.rows(memory_map.slot)
     for row, cluster in zip(rows, memory_map.cluster.tolist(), strict=True):
-        data = row["thumbnail"] if len(rows) <= MAX_PICTURES else b""
+        data = model.memory.thumbnail(row["slot"]) if len(rows) <= MAX_PICTURES else b""
         kind = "jpeg" if data[:1] == b"\xff" else "webp"
         lines = [f"slot {row['slot']}, step {row['step']}", row["class_name"], row["uri"], names.get(cluster)]
         url = data and f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -26,7 +26,7 @@ class Neighbours:
     """`memory`: projections are compared, what the loss saw; `embedding`: the final teacher's embeddings"""
     exact: bool
     rows: list[dict[str, Any]]
-    """provenance of each: slot, image_id, uri, label, class_name, step, box, thumbnail (bytes)"""
+    """provenance of each: slot, image_id, uri, label, class_name, step, box, has_thumbnail"""
 
     def without(self, slot: int, k: int) -> Neighbours:
         """The first k of the others."""

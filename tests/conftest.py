@@ -35,6 +35,7 @@ def browser_type_launch_args(browser_type_launch_args: dict) -> dict:
         reason = f"browser tests need one of {', '.join(CHROMIUM_NAMES)}; on Debian: apt-get install chromium"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     arguments = ["--no-sandbox", "--disable-dev-shm-usage"]  # for root and small /dev/shm, as in a container
+    arguments += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # other machines are out of reach
     return {**browser_type_launch_args, "executable_path": executable, "args": arguments}
 
 

@@ -217,6 +217,19 @@ def test_a_checkpoint_by_its_step_and_a_finished_run(home):
     assert source_state("run:begun") != source_state("run:begun@1") != source_state("run:none")
 
 
+def test_a_checkpoint_shows_the_pictures_that_the_finished_bundle_keeps(home):
+    finished, kept = (open_model(f"run:{run}").memory for run in ("done", "done@3"))
+    assert kept.thumbnails.null_count == kept.slots and (kept.pictured == finished.pictured).all()
+    assert [kept.thumbnail(i) for i in range(kept.slots)] == [finished.thumbnail(i) for i in range(kept.slots)]
+    assert kept.pictured.sum() == (kept.image_id >= 0).sum() > 0
+
+    lost = int(np.flatnonzero(kept.pictured)[0])
+    file = home / "pictures" / kept.uri[lost].as_py()
+    afresh, file = open_model("run:done@3").memory, file.rename(home / file.name)
+    assert afresh.thumbnail(lost) == b""  # it has gone since the run was opened
+    file.rename(home / "pictures" / file.name)
+
+
 def test_what_has_become_of_a_run_since_a_snapshot(home):
     memory, run = open_model("run:begun").memory, JobFolder(home / "runs" / "begun")
     told, a_step = run.status(), memory.written // 2
@@ -240,7 +253,7 @@ def test_a_run_whose_pictures_are_gone_opens_without_their_names(home):
     finally:
         (home / "moved").rename(home / "pictures")
     assert model.memory is not None and set(model.memory.uri.to_pylist()) == {None}
-    assert model.card["memory_filled"] == 16
+    assert model.card["memory_filled"] == 16 and not model.memory.pictured.any()
 
 
 @pytest.mark.parametrize(

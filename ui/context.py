@@ -185,5 +185,5 @@ def handler(context: Context, answer: Callable[[Context, Visit, dict], dict]) ->
 
 
 # Our own turns in place of Gradio's queue: an answer comes 50 ms sooner, and none is lost when one event follows
-# another while the queue's event stream is being closed. `session.js` sends one question at a time, of many the last.
+# another while the queue's event stream is being closed. `asking.js` sends one question at a time, of many the last.
 EVENT = {"queue": False, "trigger_mode": "multiple", "show_progress": "hidden", "api_visibility": "private"}

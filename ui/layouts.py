@@ -119,14 +119,10 @@ def _layout(workbench: Workbench, space: Space) -> Layout:
 
 
 def packed(layout: Layout, memory: MemoryTable) -> bytes:
-    """`x`, `y` uint16 [M]; `pictured` uint8 bits of the M that a picture was kept of; where not every slot has a point,
+    """`x`, `y` uint16 [M]; `pictured` uint8 bits of the M that there is a picture of; where not every slot has a point,
     `has` uint8 bits of the slots that do."""
-    import pyarrow.compute
-
-    compute: Any = pyarrow.compute
     x, y = layout.spread(layout.xy).T
-    sizes = compute.fill_null(compute.binary_length(memory.thumbnails), 0).to_numpy(zero_copy_only=False)
-    arrays = {"x": x, "y": y, "pictured": _bits(sizes[layout.slots] > 0)}
+    arrays = {"x": x, "y": y, "pictured": _bits(memory.pictured[layout.slots])}
     if len(layout.slots) < memory.slots:
         has = np.zeros(memory.slots, bool)
         has[layout.slots] = True

@@ -59,5 +59,5 @@ def tile(model: str, row: dict, score: float) -> dict[str, Any]:
         "image_id": row["image_id"],
         "step": row["step"],
         "box": row["box"] if x1 > x0 and y1 > y0 else None,
-        "thumb": f"api/thumb/{model}/{row['slot']}" if row["thumbnail"] else None,
+        "thumb": f"api/thumb/{model}/{row['slot']}" if row["has_thumbnail"] else None,
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,8 @@ class MemoryTable:
     """[K, 4] float32: x0, y0, x1, y1 of the crop, 0..1 of its picture"""
     thumbnails: pa.Array
     """[K] JPEG or WebP bytes, at most MAX_THUMBNAIL_BYTES each, null where there is none"""
+    small_picture: Callable[[int], bytes] | None = None
+    """image_id -> a thumbnail made when it is asked for, b"" if the picture cannot be read; for slots without one"""
 
     def __post_init__(self) -> None:
         kinds = {"vectors": np.float32, "image_id": np.int64, "label": np.int64, "step": np.int64, "box": np.float32}
@@ -76,13 +80,25 @@ class MemoryTable:
         arrays = (getattr(self, name) for name in self.__dataclass_fields__)
         return sum(array.nbytes for array in arrays if isinstance(array, (np.ndarray, pa.Array)))
 
+    @cached_property
+    def pictured(self) -> np.ndarray:
+        """bool [K]: the slots with a thumbnail, kept or, as far as is known, to be made."""
+        compute: Any = pyarrow.compute
+        lengths = compute.fill_null(compute.binary_length(self.thumbnails), 0)
+        kept = lengths.to_numpy(zero_copy_only=False) > 0
+        if self.small_picture is None:
+            return kept
+        return kept | (self.image_id >= 0) & self.uri.is_valid().to_numpy(zero_copy_only=False)
+
     def thumbnail(self, slot: int) -> bytes:
         """The slot's small picture, b"" where there is none or its bytes are neither JPEG nor WebP."""
         data = self.thumbnails[int(slot)].as_py() or b""
+        if not data and self.small_picture and self.pictured[slot]:
+            data = self.small_picture(int(self.image_id[slot]))
         return data if data[:3] == b"\xff\xd8\xff" or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") else b""
 
     def rows(self, slots: np.ndarray) -> list[dict[str, Any]]:
-        """What is known of these slots: slot, image_id, uri, label, class_name, step, box, thumbnail (bytes)."""
+        """What is known of these slots: slot, image_id, uri, label, class_name, step, box, has_thumbnail."""
         return [
             {
                 "slot": slot,
@@ -92,7 +108,7 @@ class MemoryTable:
                 "class_name": self.class_name[slot].as_py(),
                 "step": int(self.step[slot]),
                 "box": [float(edge) for edge in self.box[slot]],
-                "thumbnail": self.thumbnail(slot),
+                "has_thumbnail": bool(self.pictured[slot]),
             }
             for slot in map(int, slots)
         ]

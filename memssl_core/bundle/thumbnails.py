@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import lru_cache
+from threading import Lock
 
 from PIL import Image
+
+from memssl_core.data.datasets import Images
+from memssl_core.errors import ImageError
 
 
 def thumbnail(picture: Image.Image, *, side_px: int, max_bytes: int) -> bytes:
@@ -18,3 +24,20 @@ def thumbnail(picture: Image.Image, *, side_px: int, max_bytes: int) -> bytes:
         if buffer.tell() <= max_bytes:
             break
     return buffer.getvalue()
+
+
+def thumbnails_of(images: Images, *, side_px: int, max_bytes: int, known: int) -> Callable[[int], bytes]:
+    """image_id -> its thumbnail, made when it is asked for, b"" if the picture cannot be read; the `known` last ones
+    are kept. Several threads may ask."""
+    reading = Lock()
+
+    @lru_cache(known)
+    def made(image_id: int) -> bytes:
+        try:
+            with reading:
+                picture = images.read(image_id)
+            return thumbnail(picture, side_px=side_px, max_bytes=max_bytes)
+        except ImageError:
+            return b""
+
+    return made

@@ -6,14 +6,13 @@ import io
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from memssl_core.bundle.thumbnails import thumbnail
+from memssl_core.bundle.thumbnails import thumbnail, thumbnails_of
 from memssl_core.data.datasets import Images
 from memssl_core.data.images import Transform
 from memssl_core.data.views import Batch
@@ -55,13 +54,7 @@ class Pinned:
         small = [thumbnail(as_seen(p, transform), side_px=PINNED_PX, max_bytes=PINNED_BYTES) for p in read.values()]
         names = tuple(images.class_name(i) or "" for i in read)
 
-        @lru_cache(_KNOWN_THUMBNAILS)
-        def recalled(image_id: int) -> bytes:
-            try:
-                return thumbnail(images.read(image_id), side_px=RECALLED_PX, max_bytes=RECALLED_BYTES)
-            except ImageError:
-                return b""
-
+        recalled = thumbnails_of(images, side_px=RECALLED_PX, max_bytes=RECALLED_BYTES, known=_KNOWN_THUMBNAILS)
         return cls(tuple(read), names, tuple(small), pixels.to(device), recalled)
 
 

@@ -14,6 +14,7 @@ import torch
 from memssl_core import paths
 from memssl_core.bundle.layout import Bundle, check_bundle
 from memssl_core.bundle.table import MemoryTable
+from memssl_core.bundle.thumbnails import thumbnails_of
 from memssl_core.config import TrainConfig
 from memssl_core.data.datasets import Images, open_images
 from memssl_core.errors import MemsslError, RunError
@@ -21,10 +22,11 @@ from memssl_core.jobs import LIVE, JobFolder
 from memssl_core.model.memory import NOISE
 from memssl_core.model.pair import Pair
 from memssl_core.training.checkpoint import checkpoints, load_checkpoint
-from memssl_core.training.export import config_of
+from memssl_core.training.export import THUMBNAIL_BYTES, THUMBNAIL_PX, config_of
 from memssl_core.training.loop import BEST
 from memssl_core.training.start import CONFIG
 
+_KNOWN_THUMBNAILS = 8192  # some 4 MB
 _UNFIT = (ArithmeticError, AttributeError, LookupError, MemsslError, RuntimeError, TypeError, ValueError)
 
 
@@ -93,9 +95,10 @@ def _folder_and_step(run: str) -> tuple[Path, str, str | None]:
 
 
 def checkpoint_bundle(checkpoint: Path) -> Bundle:
-    """Teacher, student and memory of a checkpoint in its run folder, without thumbnails and embeddings.
+    """Teacher, student and memory of a checkpoint in its run folder, without embeddings.
 
-    Names and labels of the remembered pictures come from the run's data source if it still opens to as many pictures.
+    Names, labels and thumbnails of the remembered pictures come from the run's data source if it still opens to as many
+    pictures, the thumbnails when they are asked for.
     Raises: RunError.
     """
     state, folder = load_checkpoint(checkpoint), checkpoint.parents[1]
@@ -136,6 +139,7 @@ def _memory(kept: dict[str, torch.Tensor], images: Images | None) -> MemoryTable
     ids = kept["image_id"].tolist()
     known = [i if images and 0 <= i < len(images) else None for i in ids]
     labels = [images.label(i) if images and i is not None else None for i in known]
+    small = images and thumbnails_of(images, side_px=THUMBNAIL_PX, max_bytes=THUMBNAIL_BYTES, known=_KNOWN_THUMBNAILS)
     return MemoryTable(
         vectors=kept["vectors"].numpy(),
         cursor=int(kept["cursor"]),
@@ -147,4 +151,5 @@ def _memory(kept: dict[str, torch.Tensor], images: Images | None) -> MemoryTable
         step=kept["step"].numpy(),
         box=kept["box"].numpy(),
         thumbnails=[None] * len(ids),
+        small_picture=small,
     )

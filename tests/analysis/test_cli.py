@@ -81,7 +81,7 @@ def test_each_map_is_a_picture_of_its_own(folder, picture_file, tmp_path):
         words = ["attention", str(picture_file), "--model", str(folder), "--show", *show.split()]
         assert cli.main([*words, "--out", str(tmp_path / "map.png")]) == 0
         drawn[show] = decode_image(tmp_path / "map.png")
-        assert drawn[show].size == (1024, 709)
+        assert drawn[show].size == (130, 90)
     assert len({image.tobytes() for image in drawn.values()}) == len(SHOWN)
 
 

@@ -316,7 +316,9 @@ def test_compare_as_json(asked, workbench, other, picture, tmp_path, capsys):
     found = compare_probe(*(probe_features(each, pictures) for each in (workbench, other)))
     assert told["probe"]["cka"] == pytest.approx(found.cka) and np.shape(told["probe"]["layers"]) == (3, 2)
     assert told["probe"]["changed"][0]["name"] == f"drawn:7:{found.order[0]}"
-    assert decode_image(tmp_path / "a.png").size == (2 * 130 + 8, 90)
+    sheet = np.asarray(decode_image(tmp_path / "a.png"))
+    assert sheet.shape == (90, 2 * 130 + 4, 3)
+    assert (sheet[16, 44] == 255).all() and (sheet[15, 134 + 40] == 255).all()  # squares around the patches asked
 
 
 def test_looks_of_each_model(asked, workbench, other, picture, capsys):

@@ -11,11 +11,13 @@ from analysis.draw import (
     attention_sheet,
     coloured_heads,
     head_table_sheet,
+    heat,
+    high,
     inferno,
     neighbours_sheet,
     norms_map,
-    overlay,
     pca_sheet,
+    shown,
 )
 from analysis.heads import HeadTable
 from analysis.pca import Pca
@@ -28,23 +30,28 @@ def test_the_colours_rise_in_lightness():
     assert (inferno(np.array([-1.0, 2.0])) == inferno(np.array([0.0, 1.0]))).all()
 
 
-def test_the_overlay_is_lightest_where_attention_is_strongest():
-    weights = np.full((3, 4), 0.01)
-    weights[1, 2] = 0.5
-    drawn = np.asarray(overlay(Image.new("RGB", (80, 60), (90, 90, 90)), weights).convert("L"))
-    assert drawn.shape == (60, 80)
-    assert np.unravel_index(drawn.reshape(3, 20, 4, 20).mean((1, 3)).argmax(), (3, 4)) == (1, 2)
+def test_the_stronger_a_patch_the_denser_its_colour():
+    shares = np.repeat([[0, 0.5, 1]], 5, 1)  # wide enough for the middle to be of one colour
+    weights = np.repeat(0.02 * shares, 2, 0)
+    drawn = np.asarray(heat(Image.new("RGB", (300, 40), (90, 120, 150)), weights, 0.02, opacity=0.8))
+    for x, share in ((50, 0), (150, 0.5), (250, 1)):
+        alpha = 0.8 * (0.22 + 0.78 * share)
+        expected = (1 - alpha) * np.array([90, 120, 150]) + alpha * inferno(np.array(share))
+        np.testing.assert_allclose(drawn[20, x], expected, atol=2)
+    edge = drawn[20, 190:211].astype(float)
+    assert np.abs(np.diff(edge, axis=0)).max() < 30  # no step from one to the next
 
 
 def test_sheets_hold_a_tile_for_each(workbench, picture):
     attention = workbench.attention(picture, query=[1, 2])
     one = attention_sheet(picture, attention, tile_px=100)
     assert one.width == 4 * 106 + 6  # picture, mean, two attention heads
-    many = neighbours_sheet(picture, workbench.neighbours(picture, k=20), tile_px=96)
+    many = neighbours_sheet(picture, workbench.neighbours(picture, k=20), workbench.model.memory, tile_px=96)
     assert many.width == 10 * 102 + 6 and many.height > 2 * 96
 
 
 GREY = Image.new("RGB", (400, 300), (90, 90, 90))
+DARK = np.array([12, 15, 19])
 
 
 def middles(drawn: Image.Image, rows: int, columns: int) -> np.ndarray:
@@ -54,40 +61,78 @@ def middles(drawn: Image.Image, rows: int, columns: int) -> np.ndarray:
     return pixels[down // 2 :: down, across // 2 :: across][:rows, :columns]
 
 
+def over(alpha: float, colour: np.ndarray | tuple[int, ...], under: np.ndarray | float = 90.0) -> np.ndarray:
+    return alpha * np.array(colour) + (1 - alpha) * under
+
+
+def test_a_picture_is_reduced_and_never_enlarged():
+    assert shown(GREY).size == (400, 300) and shown(GREY.resize((4096, 100))).size == (2048, 50)
+    ribbon, weights = GREY.resize((16_384, 8)), np.linspace(1, 2, 64)[None]
+    drawn = [attention_map(ribbon, weights, 2, mass=0.5, asked=[3]), norms_map(ribbon, weights, asked=[3])]
+    assert [one.size for one in drawn] == [(2048, 1)] * 2
+
+
+def test_a_ring_at_the_strongest_and_squares_where_it_was_asked():
+    weights = np.full((6, 8), 0.01)
+    weights[1, 2] = 0.5
+    plain, asked = (np.asarray(attention_map(GREY, weights, 0.5, asked=patches)) for patches in ((), (5, 42)))
+    for pixels in (plain, asked):
+        across, down = pixels[75, 100:150], pixels[50:100, 125]  # through the middle of the patch
+        for line in (across, down, across[::-1], down[::-1]):
+            assert line[2].min() > 180 and line[0].max() < 120 and line[3].max() < 120  # a ring 23 px wide
+    for left, top in ((250, 0), (100, 250)):
+        edges = (
+            asked[top + 3 : top + 47, left],
+            asked[top + 3 : top + 47, left + 50],
+            asked[top + 49, left + 3 : left + 47],
+        )
+        assert all((edge == 255).all() for edge in edges)
+        assert asked[top + 25, left + 1].max() < plain[top + 25, left + 1].max()  # its dark edge
+        np.testing.assert_array_equal(asked[top + 25, left + 25], plain[top + 25, left + 25])
+    big = attention_map(GREY.resize((1600, 1280)), weights, 0.5, asked=[5])
+    assert (np.asarray(big)[100, 998:1002] == 255).all()  # lines grow with the picture
+
+
 def test_a_mass_leaves_the_strongest_patches_in_an_outline():
     weights = np.array([[0.5, 0.3, 0.05], [0.05, 0.05, 0.05]])
-    whole, strongest = (attention_map(GREY, weights, mass=mass, side_px=300) for mass in (1, 0.7))
-    assert whole.size == strongest.size == (300, 225)
-    seen = middles(strongest, 2, 3)
-    np.testing.assert_array_equal(seen[0, :2], middles(whole, 2, 3)[0, :2])
-    dark = seen.reshape(-1, 3)[2:]
-    assert (dark == dark[0]).all() and (dark[0] == dark[0, 0]).all() and dark[0, 0] < 90
-    assert np.asarray(strongest)[56, 200].min() == 255 > np.asarray(strongest)[56, 100].min()  # a line beside the two
+    strongest = attention_map(GREY, weights, 0.5, mass=0.7, opacity=0.8)
+    seen, dark = middles(strongest, 2, 3), over(0.32, DARK)
+    np.testing.assert_allclose(seen[0, 0], over(0.8, inferno(np.array(1)), dark), atol=1)
+    np.testing.assert_allclose(seen[0, 1], over(0.8, inferno(np.array(0.6)), dark), atol=1)
+    np.testing.assert_allclose(seen.reshape(-1, 3)[2:], np.tile(dark, (4, 1)), atol=1)
+    row = np.asarray(strongest)[30].astype(int)  # above the ring
+    assert row[266].min() > 150 and np.ptp(row[264:269], 0).min() > 100  # a line beside the two
+    np.testing.assert_array_equal(row[140], seen[0, 1])  # and none between them
 
 
 def test_one_huge_weight_does_not_hide_the_others():
     weights = np.full((20, 20), 0.01)
     weights[:, ::2], weights[3, 3] = 0.02, 5.0
-    light = middles(attention_map(GREY, weights, side_px=400, clip=0.99), 20, 20).sum(-1)
+    light = middles(attention_map(GREY, weights, high(weights), mass=0.999), 20, 20).sum(-1)
     assert light[0, 0] - light[0, 1] > 100 and light[3, 3] == light[0, 0]
 
 
 def test_heads_have_the_colours_they_are_given():
     heads = np.array([[0, 1, 2], [2, 0, -1]])
-    seen = middles(coloured_heads(GREY, heads, [3, None, 0], opacity=1, side_px=300), 2, 3)
-    assert [tuple(seen[0, 0]), tuple(seen[0, 2]), tuple(seen[1, 0])] == [PALETTE[3], PALETTE[0], PALETTE[0]]
-    assert len({*seen[0, 1].tolist()}) == len({*seen[1, 2].tolist()}) == 1  # greys
-    assert seen[0, 1, 0] > seen[1, 2, 0]
+    seen = middles(coloured_heads(GREY, heads, [3, None, 0], opacity=0.5), 2, 3)
+    dark, grey = over(0.2, DARK), (169, 176, 188)
+    for place, colour in (((0, 0), PALETTE[3]), ((0, 1), grey), ((0, 2), PALETTE[0]), ((1, 0), PALETTE[0])):
+        np.testing.assert_allclose(seen[place], over(0.5, colour, dark), atol=1)
+    np.testing.assert_allclose(seen[1, 2], dark, atol=1)
+    asked = np.asarray(coloured_heads(GREY, heads, [3, None, 0], asked=[4]))
+    assert (asked[160:290, 133] == 255).all()
 
 
 def test_patches_with_long_tokens_are_ringed():
-    norms = np.full((6, 8), 10.0)
-    calm = norms_map(GREY, norms, side_px=400)
+    norms = np.tile([10.0, 20.0], (6, 4))
+    calm = norms_map(GREY, norms)
+    np.testing.assert_allclose(middles(calm, 6, 8)[3, 0], over(0.75, inferno(np.array(0))), atol=1)
+    np.testing.assert_allclose(middles(calm, 6, 8)[3, 1], over(0.75, inferno(np.array(1))), atol=1)
     norms[2, 3] = 100
-    ringed = np.asarray(norms_map(GREY, norms, side_px=400))
+    ringed = np.asarray(norms_map(GREY, norms, asked=[47]))
     x, y, radius = 3.5 * 50, 2.5 * 50, 35
-    assert ringed[int(y), int(x + radius)].min() == 255 > ringed[int(y), int(x + radius) + 2].max()
-    np.testing.assert_array_equal(ringed[250:], np.asarray(calm)[250:])
+    assert ringed[int(y), int(x + radius)].min() > 200 > 60 > ringed[int(y), int(x + radius) + 2].max()
+    assert (ringed[255:, 350] == 255).all() and (ringed[255:, 300] < 255).any()
 
 
 def test_the_table_is_darkest_where_the_head_matters_most():

@@ -1,4 +1,4 @@
-"""The tab Compare in tests: opening it, choosing what stands beside the shown model, and what is on the page."""
+"""The tab Compare in tests: choosing what stands beside the shown model, and what is on the page."""
 
 from __future__ import annotations
 
@@ -20,11 +20,6 @@ TRAY = "#tray-compare"
 OTHER, SEED, RESNET = "random:test_vit", "random:test_vit@1", "random:test_resnet"
 PROBE_MS = 90_000
 Visit = Callable[..., Watched]
-
-
-def open_tab(visit: Visit, query: str = "", **options) -> Watched:
-    """The tab at the state that the query names; with another model, the maps of both come later."""
-    return visit(f"?tab=compare{query}", ready=".cmp .models:visible", **options)
 
 
 def photograph(name: str, box: tuple[int, int, int, int]) -> Upload:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,9 +13,10 @@ from axe_playwright_python.sync_playwright import Axe
 from browser.map_board import MOUNT, Board
 from browser.server import Server
 from browser.small_bundle import write_small_bundle
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect
 
 Answer = Callable[[Route], None]
+Options = tuple[tuple[str, Any], ...]
 SHOWN = ".mapstage > p.meta:has-text('slots shown')"
 expect.set_options(timeout=15_000)  # a busy machine may take its time; what is right comes at once elsewhere
 
@@ -42,18 +45,15 @@ class Watched:
 
 
 def watch(page: Page) -> Watched:
-    """Abort every request to another host, and note it with the console's errors and warnings."""
+    """Note what is asked for, of this machine or of another one, and the console's errors and warnings."""
     watched = Watched(page)
 
-    def gate(route: Route) -> None:
-        if urlsplit(route.request.url).hostname in ("127.0.0.1", None):
-            route.continue_()
-        else:
-            watched.left.append(route.request.url)
-            route.abort()
+    def asked(request: Request) -> None:
+        watched.requests.append(request.url)
+        if urlsplit(request.url).hostname not in ("127.0.0.1", None):
+            watched.left.append(request.url)
 
-    page.route("**/*", gate)
-    page.on("request", lambda request: watched.requests.append(request.url))
+    page.on("request", asked)
     page.on("pageerror", lambda error: watched.complaints.append(str(error)))
     page.on("console", lambda said: watched.complaints.append(said.text) if said.type in ("error", "warning") else None)
     return watched
@@ -76,26 +76,64 @@ def watch_jumps(page: Page) -> None:
     )
 
 
+@pytest.fixture(scope="session")
+def left_contexts() -> dict[Options, list[BrowserContext]]:
+    """Contexts that visitors have left, by their options: a warm cache opens the page in half the time."""
+    return defaultdict(list)
+
+
 @pytest.fixture
-def guest(browser: Browser) -> Iterator[Callable[..., Watched]]:
-    """Opens an address as a new visitor; at the end all were quiet. `routes`: what is answered in place of it."""
-    opened: list[Watched] = []
+def guest(browser: Browser, left_contexts: dict[Options, list[BrowserContext]]) -> Iterator[Callable[..., Watched]]:
+    """Opens an address as a new visitor; at the end all were quiet.
+
+    `routes`: what is answered in place of the server. `apart`: in a context that nobody gets later, as for a page whose
+    clock is changed.
+    """
+    opened: list[tuple[Watched, list[BrowserContext] | None]] = []
 
     def open_page(
-        url: str, *, width: int = 1280, height: int = 900, routes: Mapping[str, Answer] | None = None, **options
+        url: str,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        color_scheme: Literal["light", "dark"] = "light",
+        routes: Mapping[str, Answer] | None = None,
+        apart: bool = False,
+        **options,
     ) -> Watched:
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        watched = watch(context.new_page())
-        opened.append(watched)
+        left = left_contexts[tuple(sorted(options.items()))]
+        context = browser.new_context(**options) if apart or not left else left.pop()
+        page = context.new_page()
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=color_scheme)
+        watched = watch(page)
+        opened.append((watched, None if apart else left))
         for pattern, answer in (routes or {}).items():
-            watched.page.route(pattern, answer)
-        watched.page.goto(url)
+            page.route(pattern, answer)
+        page.goto(url)
         return watched
 
     yield open_page
-    for watched in opened:
-        watched.page.context.close()
+    for watched, left in opened:
+        context = watched.page.context
+        if left is None or watched.page.is_closed():
+            context.close()
+        else:
+            forget(watched.page)
+            left.append(context)
+    for watched, _ in opened:
         watched.assert_quiet()
+
+
+def forget(page: Page) -> None:
+    """Leave nothing of a visitor in the context but the cache."""
+    page.unroute_all(behavior="ignoreErrors")
+    page.evaluate("() => { try { localStorage.clear(); } catch { /* a page of no server */ } }")
+    context = page.context
+    context.clear_cookies()
+    context.clear_permissions()
+    for one in context.pages:
+        one.close()
 
 
 @pytest.fixture
@@ -120,6 +158,16 @@ def panel(visit: Callable[..., Watched]) -> Callable[..., Watched]:
         return watched
 
     return open_panel
+
+
+@pytest.fixture
+def tab(visit: Callable[..., Watched]) -> Callable[..., Watched]:
+    """The tab Compare at the state that the query names; with another model, the maps of both come later."""
+
+    def open_tab(query: str = "", **options) -> Watched:
+        return visit(f"?tab=compare{query}", ready=".cmp .models:visible", **options)
+
+    return open_tab
 
 
 @pytest.fixture

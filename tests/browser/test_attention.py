@@ -345,9 +345,9 @@ def test_the_old_maps_stay_dimmed_until_the_new_ones_come(visit: Visit):
     card.get_by_role("button", name="Cancel").click()
     expect(card).to_be_hidden()
     expect(page.locator(".att.old")).to_have_count(0)
-    page.unroute("**/api/attention/*")
     for route in held:
         route.continue_()
+    page.unroute("**/api/attention/*")
     click_at(page, 0.9, 0.9)
     expect(tag(page)).to_contain_text("from patch 9, 14")
 

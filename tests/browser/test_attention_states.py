@@ -72,9 +72,9 @@ def test_a_rollout_that_is_wanted_comes_with_the_next_picture(visit: Visit):
     head_tile(page, "Rollout").click()
     squares.nth(1).click()
     page.wait_for_timeout(500)
-    page.unroute("**/api/attention/*")
     for route in routes:
         route.continue_()
+    page.unroute("**/api/attention/*")
     expect(tag(page)).to_have_text("Block 3 · rollout from block 2 · from class token")
     expect(page.locator(".att .load")).to_be_hidden()
 

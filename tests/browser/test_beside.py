@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser.conftest import Watched, assert_accessible, watch_jumps
+from browser.pictures import photo, upload
 from browser.small_bundle import write_small_bundle
+from browser.test_attention import head_tile, slide, tag
 from browser.test_correspondence import photograph
-from browser.test_page import add
+from browser.test_page import add, click_at, settled
 from playwright.sync_api import Locator, Page, Route, expect
 
+from analysis import cli
 from analysis.matches import holding
 from analysis.models import open_model
 from analysis.workbench import Workbench
@@ -231,6 +235,44 @@ def test_pca_colours_are_those_of_the_function(visit: Visit, workbench: Workbenc
     panel.get_by_role("combobox", name="Together with").select_option(label="None")
     panel.get_by_text("Foreground only").click()
     assert_colours(image_a=chelsea, facet="key", layer=1)
+
+
+def assert_drawn_alike(page: Page, button: Locator, line: Locator) -> None:
+    """The PNG behind a button and what the command beside it draws: as large, and almost the same everywhere."""
+    with page.expect_download() as download:
+        button.click()
+    words = shlex.split(line.inner_text())
+    assert words[:3] == ["python", "-m", "analysis"] and cli.main(words[3:]) == 0
+    theirs, ours = (np.asarray(decode_image(path)).astype(int) for path in (download.value.path(), words[-1]))
+    assert theirs.shape == ours.shape
+    apart = np.abs(theirs - ours).max(-1)
+    assert apart.mean() < 2 and np.quantile(apart, 0.99) < 20
+
+
+def test_commands_draw_what_the_page_saves(visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "chelsea.png").write_bytes(examples()["chelsea"].read())
+    page = visit("?img=chelsea", width=1440).page
+    png, line = (
+        page.locator("#tray-attention").get_by_role("button", name="PNG", exact=True),
+        page.locator("#attention .cmd code"),
+    )
+    expect(tag(page)).to_have_text("Block 3 · mean · from class token")
+    assert_drawn_alike(page, png, line)
+    click_at(page, 0.3, 0.4)
+    expect(tag(page)).to_contain_text("from patch")
+    head_tile(page, "Head 2").click()
+    assert_drawn_alike(page, png, line)
+    slide(page, "Keep top mass", 60)
+    assert_drawn_alike(page, png, line)
+    for name in (COLOURED, NORMS):
+        panel = figure(page, name)
+        assert_drawn_alike(page, panel.get_by_role("button", name=f"PNG of {name}"), panel.locator("code"))
+    large = upload(photo(2560, 1600), "large.jpg", "JPEG")
+    (tmp_path / "large.jpg").write_bytes(large["buffer"])
+    add(page, large)
+    settled(page, "2560×1600")
+    assert_drawn_alike(page, png, line)
 
 
 @pytest.mark.parametrize("name", [COLOURED, NORMS, PCA])

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-from functools import partial
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -21,7 +20,6 @@ from browser.compare_tab import (
     choose,
     link,
     live,
-    open_tab,
     overlap,
     own_source,
     quiet_requests,
@@ -32,11 +30,6 @@ from browser.conftest import assert_accessible, watch_jumps
 from browser.pictures import photo, upload
 from browser.test_page import add
 from playwright.sync_api import Route, expect
-
-
-@pytest.fixture
-def tab(visit: Visit) -> Visit:
-    return partial(open_tab, visit)
 
 
 def test_what_to_compare_with_is_one_click_away(tab: Visit):

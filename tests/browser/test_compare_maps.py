@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from browser.compare_tab import (
     choose,
     link,
     live,
-    open_tab,
     overlap,
     photograph,
     pixels,
@@ -35,11 +33,6 @@ from analysis.compare import map_overlap
 from memssl_core.data.images import decode_image
 from ui import wire
 from ui.examples import examples
-
-
-@pytest.fixture
-def tab(visit: Visit) -> Visit:
-    return partial(open_tab, visit)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -17,7 +17,7 @@ from ui import wire
 def modules(page: Page, server: str) -> Page:
     page.goto(f"{server}healthz")  # a page of the same origin, without the app
     page.evaluate(
-        """async () => { for (const name of ['maps', 'measures', 'frame', 'wire', 'matching'])
+        """async () => { for (const name of ['asking', 'maps', 'measures', 'frame', 'wire', 'matching'])
            window[name] = await import(`/ui/${name}.js`); }"""
     )
     return page
@@ -131,6 +131,21 @@ def test_bytes_are_read_and_other_versions_refused(modules: Page):
     assert rollout == list(range(8, 14)) and none is None
     refused = "bytes => { try { wire.unpack(Uint8Array.from(bytes).buffer); } catch (error) { return error.message; } }"
     assert "Load the page again" in modules.evaluate(refused, list(data[:4] + b"\x03" + data[5:]))
+
+
+def test_one_question_is_under_way_and_of_a_kind_the_latest_waits(modules: Page):
+    found = modules.evaluate(
+        """async () => {
+             const sent = [];
+             const line = asking.questions((question) => sent.push(question));
+             const asks = [line.ask({ ask: "maps", n: 0 }), line.ask({ ask: "maps", n: 1 }), line.ask({ n: 2 }, "left"),
+                           line.ask({ ask: "maps", n: 3 }), line.ask({ n: 4 }, "right"), line.ask({ n: 5 }, "left")];
+             line.settle({ ticket: 99 }); // of a question that nobody waits for
+             for (let i = 0; i < sent.length; i++) line.settle({ ticket: sent[i].ticket, to: sent[i].n });
+             return [sent.map((one) => one.n), (await Promise.all(asks)).map((answer) => answer?.to ?? null)];
+           }"""
+    )
+    assert found == [[0, 3, 5, 4], [0, None, None, 3, 4, 5]]
 
 
 @pytest.mark.parametrize("seed", range(3))

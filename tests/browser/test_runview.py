@@ -309,7 +309,7 @@ def test_stopping_from_two_pages_has_one_effect_and_one_clear_sentence(visit, pl
 
 def test_a_stop_that_takes_long_may_be_cut_short(visit, place: Place):
     job = place.live("stubborn", 12)
-    page = visit("stubborn").page
+    page = visit("stubborn", apart=True).page
     says = page.locator(".runhead").get_by_role("status")
     page.clock.install()
     with page.expect_response("**/runs/stubborn/save"):

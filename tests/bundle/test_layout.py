@@ -127,8 +127,12 @@ def test_rows_of_the_memory(saved):
     known, noise = memory.rows([3, SLOTS - 1])
     assert (known["slot"], known["image_id"], known["uri"]) == (3, 3, "drawn:7:20/3")
     assert (known["label"], known["class_name"], known["step"]) == (3, "barn", 0)
-    assert known["thumbnail"] == thumbnail(15) and known["box"] == pytest.approx(small_memory().box[3])
-    assert (noise["image_id"], noise["uri"], noise["class_name"], noise["thumbnail"]) == (-1, None, None, b"")
+    assert (
+        known["has_thumbnail"]
+        and memory.thumbnail(3) == thumbnail(15)
+        and known["box"] == pytest.approx(small_memory().box[3])
+    )
+    assert (noise["image_id"], noise["uri"], noise["class_name"], noise["has_thumbnail"]) == (-1, None, None, False)
     assert sum(memory.image_id == -1) == NOISE_SLOTS
 
 

@@ -3,8 +3,9 @@
 const LOST_MS = 180_000; // a large model at 4 096 patches takes a minute on two busy cores
 const SILENT = { title: "The answer did not come.", text: "Try again." };
 
-// One under way at a time, as one answer would hide another; of those of a kind (`ask`) that wait only the latest.
-// Each ends with its answer, null when a later one took its place. `settle` hears each answer.
+// One under way at a time, as one answer would hide another; of those of a kind that wait only the latest. A kind is what
+// a question's `ask` says, unless told. Each ends with its answer, null when a later one took its place. `settle` hears
+// each answer.
 export function questions(send) {
   const waiting = new Map();
   let underWay = null;
@@ -27,10 +28,10 @@ export function questions(send) {
   }
   return {
     settle,
-    ask(question) {
-      waiting.get(question.ask)?.done(null);
+    ask(question, kind = question.ask) {
+      waiting.get(kind)?.done(null);
       return new Promise((done) => {
-        waiting.set(question.ask, { question, ticket: ++tickets, done });
+        waiting.set(kind, { question, ticket: ++tickets, done });
         next();
       });
     },

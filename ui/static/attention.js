@@ -4,7 +4,8 @@ import { questions } from "./asking.js";
 import { commandOf, csvOf, fileStem, strongestTable } from "./attentionfiles.js";
 import { keepLink, keepPicture, readLink } from "./attentionlink.js";
 import { attentionStage } from "./attentionstage.js";
-import { commandLine, h, icon, rested, save, seconds, segmented, slider, toggle } from "./dom.js";
+import { commandLine, h, rested, save, seconds, segmented, slider, toggle } from "./dom.js";
+import { exportsRow } from "./exports.js";
 import { framed, gridAt } from "./frame.js";
 import { shortcuts } from "./keys.js";
 import { looking } from "./looking.js";
@@ -69,19 +70,11 @@ export function mount({ element, props, trigger, watch }) {
   const table = strongestTable();
   const pixels = patchPixels();
   const nothing = noAttention(); // in place of all that, where a model has none
-  const copy = h("button", { type: "button", class: "btn", onclick: copyLink }, icon("link"), "Copy link");
   const png = h("button", { type: "button", class: "btn", onclick: savePng }, "PNG");
   const npz = h("a", { class: "btn", download: "" }, "NPZ");
   const csv = h("button", { type: "button", class: "btn", onclick: () => save(new Blob([csvOf(scene())], { type: "text/csv" }), `${stem()}.csv`) }, "CSV");
-  const exports = h("div", { class: "exports" }, copy, png, npz, csv);
+  const exports = exportsRow({ tray: "tray-attention", below: command.node, keepLink: () => keepNow(), buttons: [png, npz, csv] });
   element.append(view, command.node, table.node, pixels.node, nothing.node, keys.dialog);
-  const narrow = matchMedia("(max-width: 640px)");
-  function placeExports() { // beside the tray; on a phone below, where they do not push the picture down
-    const acts = document.querySelector("#tray-attention .acts");
-    if (narrow.matches) table.node.before(exports);
-    else if (acts && exports.parentNode !== acts) acts.append(exports);
-  }
-  narrow.addEventListener("change", placeExports);
 
   // ---- what the model offers
   function offer(model) {
@@ -283,11 +276,11 @@ export function mount({ element, props, trigger, watch }) {
     const { facts } = session;
     const has = facts.state !== "ready" || !facts.model.no_attention;
     for (const node of [view, command.node, table.node, pixels.node]) node.hidden = !has;
-    exports.hidden = !has;
+    exports.node.hidden = !has;
     nothing.show(has ? null : facts);
     view.classList.toggle("empty", !maps);
     element.classList.toggle("unknown", !offered); // nothing has its size yet
-    for (const button of [copy, png, csv]) button.disabled = !maps;
+    for (const button of [exports.copy, png, csv]) button.disabled = !maps;
     npz.classList.toggle("off", !maps);
     if (!maps) npz.removeAttribute("href");
     for (const control of ctrls.querySelectorAll("button, input")) control.disabled = !maps;
@@ -400,14 +393,9 @@ export function mount({ element, props, trigger, watch }) {
     const now = scene();
     save(await stage.picture(now), `${fileStem(file(), now)}.png`);
   }
-  async function copyLink() {
-    keepNow();
-    try { await navigator.clipboard.writeText(location.href); copy.lastChild.textContent = "Copied"; } catch { copy.lastChild.textContent = "See address"; }
-    setTimeout(() => { copy.lastChild.textContent = "Copy link"; }, 1500);
-  }
 
   whileVisible(element, () => {
-    placeExports();
+    exports.place();
     const { model } = session.facts;
     const isAwaited = linked && opening.now && session.link.has("model") && session.link.get("model") !== model?.source; // the model of the link
     if (session.ready && !isAwaited) {

@@ -1,6 +1,6 @@
 // What is taken away from the attention view: a table, CSV, and the command line that gives the same.
 
-import { h, shellWord, weight } from "./dom.js";
+import { h, shellWord, stemOf, weight } from "./dom.js";
 
 const MOST_ROWS = 20;
 
@@ -11,10 +11,9 @@ export function commandOf({ maps, layer, head, query, mass }, file) {
     `--size ${maps.facts.size} --show ${head}${start}${mass < 1 ? ` --mass ${mass}` : ""} --out attention.png`;
 }
 
-// The name of a file to save, without suffix: as the picture's, as far as a file system takes it
+// The name of a file to save, without suffix
 export function fileStem(file, { layer, headWords }) {
-  const stem = file.replace(/\.[^.]*$/, "").replace(/[^\w-]+/g, "-") || "picture";
-  return `${stem}-block${layer + 1}-${headWords.split(" from ")[0].replace(" ", "")}`;
+  return `${stemOf(file)}-block${layer + 1}-${headWords.split(" from ")[0].replace(" ", "")}`;
 }
 
 // Every head of the block on screen; patches by their middles in pixels of the picture as it is shown

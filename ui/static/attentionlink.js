@@ -1,12 +1,8 @@
 // The part of the address that leads back to what the attention view shows; what is usual is left out.
 
 import { opening } from "./opening.js";
-import { session, writeLink } from "./session.js";
+import { session, whole, writeLink } from "./session.js";
 
-const whole = (text, low, high) => {
-  const n = text === null || text === "" ? NaN : Number(text);
-  return Number.isInteger(n) && n >= low && n <= high ? n : null;
-};
 const share = (text, low) => {
   const v = text === null || text === "" ? NaN : Number(text);
   return v >= low && v <= 1 ? Math.round(100 * v) / 100 : null;

@@ -1,14 +1,13 @@
 // Beside the attention view: all heads in one picture, the lengths of patch tokens, and their first components as colours.
 
 import { colouredPanel } from "./coloured.js";
-import { commandLine, h, onTheme, save, shellWord, slider } from "./dom.js";
+import { commandLine, h, onTheme, save, shellWord, slider, stemOf } from "./dom.js";
 import { looking } from "./looking.js";
 import { normPanel } from "./normview.js";
 import { pcaPanel } from "./pcaview.js";
 import { session } from "./session.js";
 
 const nameOf = (handle) => session.pictures.find((one) => one.handle === handle)?.name ?? "picture.png";
-const stemOf = (handle) => nameOf(handle).replace(/\.[^.]*$/, "").replace(/[^\w-]+/g, "-") || "picture";
 
 export function mount({ element, props, trigger, watch }) {
   const opacity = { value: 0.75 };
@@ -31,7 +30,7 @@ export function mount({ element, props, trigger, watch }) {
     const line = commandLine();
     const file = `${title.toLowerCase().replace(/\W+/g, "-")}.png`;
     const button = h("button", { type: "button", class: "btn small", disabled: true, "aria-label": `PNG of ${title}`, onclick: () =>
-      png().toBlob((blob) => save(blob, `${stemOf(handle())}-${file}`), "image/png") }, "PNG");
+      png().toBlob((blob) => save(blob, `${stemOf(nameOf(handle()))}-${file}`), "image/png") }, "PNG");
     const body = h("div", { class: "sidebody" }, h("div", { class: "sidestages" }, stages.map((stage) => stage.node)), told, controls, h("div", { class: "line" }, button, links), line.node);
     const node = h("figure", { class: "besidefig", "aria-label": title }, h("div", { class: "head" }, h("h3", {}, title), h("span", { class: "meta" }, meta)), body);
     return {

@@ -2,22 +2,24 @@
 // maps and memories of both for the chosen picture. Blocks, heads, opacity and the divider make no request.
 
 import { questions } from "./asking.js";
+import { commandOf, csvOf } from "./comparefiles.js";
+import { keepLink, readLink } from "./comparelink.js";
 import { mapOverlap, mapsView } from "./comparemaps.js";
-import { commandLine, count, h, icon, note, rested, save, seconds, segmented, shellWord, slider, toggle } from "./dom.js";
+import { memoriesSection } from "./comparememories.js";
+import { commandLine, count, h, icon, note, rested, save, seconds, segmented, slider, stemOf, toggle } from "./dom.js";
+import { exportsRow } from "./exports.js";
 import { framed } from "./frame.js";
 import { shortcuts } from "./keys.js";
 import { quantile, strongest } from "./maps.js";
 import { opening } from "./opening.js";
 import { otherModel } from "./othermodel.js";
 import { probeSection } from "./probe.js";
-import { session, whileVisible, writeLink } from "./session.js";
-import { memoryTiles } from "./tables.js";
+import { session, whileVisible } from "./session.js";
 import { chooseFile, giveFile } from "./tray.js";
 import { attentionMaps, unpack } from "./wire.js";
 
 const CLIP = 0.995;
 const FLAT = 2; // colours end at so many times uniform at least: where all patches weigh alike none is to look strong
-const MEMORIES = 20;
 const LINK_MS = 200;
 const LIST_MS = 1000;
 const SLOW_MS = 150; // nothing is said of what comes sooner
@@ -26,18 +28,17 @@ const KEYS = [
   [["←", "→", "↑", "↓"], "Move the query patch, on a map"], [["[", "]"], "Attention head, on a map"], [[",", "."], "Block, on a map"],
   [["C", "Esc"], "Back to the whole picture's query, on a map"], [["O"], "Opacity"], [["?"], "This list"]];
 const MODES = { beside: "Side by side", slider: "Under a slider" };
+const PLAIN = { mode: "beside", split: 50, opacity: 85, shared: true };
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const letter = (side) => side.toUpperCase();
 
 export function mount({ element, props, trigger, watch }) {
-  const narrow = matchMedia("(max-width: 640px)");
-  const look = { mode: "beside", split: 50, opacity: 85, shared: true, place: null, hover: null };
+  const look = { ...PLAIN, place: null, hover: null };
   // per side: layer and head that were chosen (null: the last block, the mean; b follows a where it can), the question
   // under way, what is on screen, why the last question failed, a patch out of the address
   const of = Object.fromEntries(SIDES.map((side) => [side, { layer: null, head: null, asked: null, shown: null, problem: null, patch: null, offered: null }]));
   let linked = session.link.get("tab") === "compare" ? session.link : null; // not yet restored
   let pictureOf = null; // the tray's picture that the query's place belongs to
-  let memories = null; // {name, answer | null while it is on its way, old}
   let listed = { source: null, at: 0 }; // what suggestions were made for, and when
   const line = questions((question) => trigger("asked", question));
   watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
@@ -51,7 +52,8 @@ export function mount({ element, props, trigger, watch }) {
     h("div", { class: "fld" }, h("span", { class: "lab" }, "A, shown now"), nameA),
     h("div", { class: "fld" }, h("span", { class: "lab" }, "B, compare with"), h("div", { class: "line" }, other.input, other.sources, swap, none), other.said));
   const offers = h("div", { class: "offers" });
-  const probe = probeSection({ ask: (question) => line.ask(question), look: seeMaps, changed: () => { writeCommand(); keepLink(); } });
+  const probe = probeSection({ ask: (question) => line.ask(question), look: seeMaps, changed: () => { writeCommand(); keepNow(); } });
+  const memories = memoriesSection({ ask: (question) => line.ask(question) });
 
   const maps = mapsView({ pick, hover, key: onKey, split: (percent) => { look.split = percent; divider.value = percent; draw(); } });
   const mode = segmented("Show", Object.entries(MODES), look.mode, (name) => { look.mode = name; draw(); });
@@ -70,26 +72,14 @@ export function mount({ element, props, trigger, watch }) {
       h("div", { class: "common" }, h("span", { class: "lab" }, "Overlap of the maps"), common, commonWords)),
     h("div", { class: "two" }, SIDES.map((side) => choose[side].node)), maps.node);
   maps.figures.a.node.append(divider.node);
-  const remembered = Object.fromEntries(SIDES.map((side) => [side, h("div", {})]));
-  const recall = h("span", { class: "meta", role: "status" });
-  const recallWords = h("p", { class: "meta" });
-  const memorySection = h("section", { class: "memboth", "aria-label": "Nearest memories" }, h("div", { class: "head" }, h("h2", {}, "Nearest memories"), recall),
-    recallWords, h("div", { class: "two" }, SIDES.map((side) => remembered[side])));
   const command = commandLine();
   const live = h("div", { class: "quiet-live", "aria-live": "polite" });
-  const both = h("div", { class: "both" }, probe.node, mapSection, memorySection, command.node, live);
+  const both = h("div", { class: "both" }, probe.node, mapSection, memories.node, command.node, live);
   const state = h("div", { class: "blank", hidden: true });
   element.append(h("div", { class: "cmp" }, models, offers, both, state), keys.dialog);
-  const copy = h("button", { type: "button", class: "btn", onclick: copyLink }, icon("link"), "Copy link");
-  const png = h("button", { type: "button", class: "btn", onclick: savePng }, "PNG");
-  const csv = h("button", { type: "button", class: "btn", onclick: saveCsv }, "CSV");
-  const exports = h("div", { class: "exports" }, copy, png, csv);
-  function placeExports() { // beside the tray; on a phone below
-    const acts = document.querySelector("#tray-compare .acts");
-    if (narrow.matches) command.node.after(exports);
-    else if (acts && exports.parentNode !== acts) acts.append(exports);
-  }
-  narrow.addEventListener("change", placeExports);
+  const png = h("button", { type: "button", class: "btn", onclick: () => maps.picture().toBlob((blob) => save(blob, fileName("png")), "image/png") }, "PNG");
+  const csv = h("button", { type: "button", class: "btn", onclick: () => save(new Blob([csvOf(SIDES.map(taken).filter(Boolean))], { type: "text/csv" }), fileName("csv")) }, "CSV");
+  const exports = exportsRow({ tray: "tray-compare", below: command.node, keepLink: keepNow, buttons: [png, csv] });
 
   function chooser(side) {
     const title = h("b");
@@ -174,10 +164,10 @@ export function mount({ element, props, trigger, watch }) {
           if (hasMaps(side)) bringMaps(side);
           else of[side].shown = of[side].asked = of[side].problem = null;
         }
-        bringMemories();
+        memories.bring(model, other.model);
         probe.use(model, other.model);
       }
-      keepLink();
+      keepNow();
     }
     showState();
   }
@@ -226,56 +216,27 @@ export function mount({ element, props, trigger, watch }) {
   }
   const showPhoto = (side) => maps.show(side, of[side].shown.photo);
 
-  async function bringMemories() {
-    const [a, b] = SIDES.map((side) => modelOf(side).handle);
-    const question = { ask: "memories", model: a, other: b, handle: session.handle, k: MEMORIES };
-    const name = JSON.stringify(question);
-    if (memories?.name === name) return;
-    const mine = memories = { name, answer: null, old: memories?.answer ?? memories?.old ?? null };
-    drawMemories();
-    const answer = await line.ask(question);
-    if (memories !== mine || !answer) return;
-    mine.answer = answer;
-    drawMemories();
-  }
-
   // ---- the address leads back to what is on screen
+  const lead = () => (hasMaps("a") ? "a" : "b"); // the side whose patch an address names
   function restore() {
-    const link = linked;
+    const { look: seen, a, b, patch, probe: set, other: source } = readLink(linked, PLAIN, MODES);
     linked = null;
-    const number = (name, low, high) => { const text = link.get(name); const n = Number(text); return text && Number.isInteger(n) && n >= low && n <= high ? n : null; };
-    const head = (name) => (link.get(name) === "max" || link.get(name) === "mean" ? link.get(name) : number(name, 0, 255));
-    Object.assign(of.a, { layer: number("layer", 0, 255), head: head("head") });
-    Object.assign(of.b, { layer: number("layer_b", 0, 255), head: head("head_b") });
-    if (Object.hasOwn(MODES, link.get("mode") ?? "")) look.mode = link.get("mode");
-    look.split = number("split", 0, 100) ?? look.split;
-    look.opacity = number("opacity", 0, 100) ?? look.opacity;
-    look.shared = link.get("scale") !== "own";
-    const patch = number("patch", 0, 65535);
-    const isItsPicture = [null, session.handle].includes(link.get("img")); // an upload of another visit is not here
-    if (patch !== null && isItsPicture) of[hasMaps("a") ? "a" : "b"].patch = patch;
-    if (link.get("probe")) probe.restore(link.get("probe"));
-    divider.value = look.split;
-    opacity.value = look.opacity;
-    shared.firstChild.checked = look.shared;
-    if (link.get("other")) other.choose(link.get("other"));
+    Object.assign(look, seen);
+    Object.assign(of.a, a);
+    Object.assign(of.b, b);
+    of[lead()].patch = patch;
+    [divider.value, opacity.value, shared.firstChild.checked] = [look.split, look.opacity, look.shared];
+    if (set) probe.restore(set);
+    if (source) other.choose(source);
   }
-  function keepLink() {
-    if (element.offsetParent === null || linked || opening.now || (of.a.patch ?? of.b.patch) !== null) return;
-    if (other.isOpening) return;
-    const lead = of[hasMaps("a") ? "a" : "b"].shown;
-    const patch = look.place && lead ? lead.frame.at(...look.place) : null;
+  function keepNow() {
+    if (element.offsetParent === null || linked || opening.now || other.isOpening || (of.a.patch ?? of.b.patch) !== null) return;
+    const { shown } = of[lead()];
     const told = (side, name, now) => (other.model && hasMaps(side) && now(side) !== usual[name](side) ? now(side) : null);
-    writeLink({ tab: "compare", img: session.handle, other: other.model?.source ?? null,
-      layer: told("a", "layer", layerOf), head: told("a", "head", headChosen), layer_b: told("b", "layer", layerOf), head_b: told("b", "head", headChosen), patch, mode: look.mode === "beside" ? null : look.mode, split: look.mode === "slider" && look.split !== 50 ? look.split : null,
-      opacity: look.opacity === 85 ? null : look.opacity, scale: look.shared ? null : "own", probe: probe.shown });
+    const [a, b] = SIDES.map((side) => ({ layer: told(side, "layer", layerOf), head: told(side, "head", headChosen) }));
+    keepLink(look, PLAIN, { a, b, patch: look.place && shown ? shown.frame.at(...look.place) : null, probe: probe.shown, other: other.model?.source });
   }
-  const keepSoon = rested(LINK_MS, keepLink); // browsers take an address changed with each step of a slider amiss
-  async function copyLink() {
-    keepLink();
-    try { await navigator.clipboard.writeText(location.href); copy.lastChild.textContent = "Copied"; } catch { copy.lastChild.textContent = "See address bar"; }
-    setTimeout(() => { copy.lastChild.textContent = "Copy link"; }, 1500);
-  }
+  const keepSoon = rested(LINK_MS, keepNow); // browsers take an address changed with each step of a slider amiss
 
   // ---- drawing
   const onScreen = (side) => (other.model && hasMaps(side) && of[side].shown?.model.handle === modelOf(side).handle ? of[side].shown : null);
@@ -350,34 +311,6 @@ export function mount({ element, props, trigger, watch }) {
     if (views.a.hover === null) a.overlay.setAttribute("aria-label", `Attention maps of two models, parted by the divider. ${views.a.sentence}. ${views.b.sentence}. Arrow keys move the query patch.`);
   }
 
-  function drawMemories() {
-    const { answer, old } = memories;
-    const told = answer ?? old ?? {};
-    const parts = (side) => ({ title: `${letter(side)} · ${modelOf(side).name}`, meta: modelOf(side).memory ? "cosine" : "", rows: answer && !answer.error ? answer[`rows_${side}`] : null, old: told[`rows_${side}`] });
-    for (const side of SIDES) {
-      const problem = answer?.error;
-      const text = !modelOf(side).memory ? "This model has no memory." : problem ? `${problem.title} ${problem.text}` : undefined;
-      memoryTiles(remembered[side], { ...parts(side), text, action: problem && modelOf(side).memory ? again(() => { memories = null; }) : null });
-      const tiles = remembered[side].querySelector(".memories"); // a strip on a phone, which the keyboard scrolls too
-      for (const [name, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", `Memories of ${letter(side)}`]]) tiles?.setAttribute(name, value);
-    }
-    recallWords.textContent = SIDES.every((side) => modelOf(side).memory) ? told.words ?? "" : ""; // else each side says it
-    recall.textContent = answer && !answer.error && !answer.words
-      ? `${answer.shared} shared, ${percent(answer.overlap)}${answer.chance === null ? "" : ` (chance ${(100 * answer.chance).toFixed(1)} %)`} · ringed in both · ${count(answer.common)} pictures lie in both memories` : "";
-  }
-
-  function writeCommand() { // b's own choices stand where they are not those of a
-    if (!other.model) return;
-    const [a, b] = SIDES.map((side) => modelOf(side));
-    const [mapA, mapB] = SIDES.map((side) => onScreen(side) && { layer: layerOf(side), head: headChosen(side), size: onScreen(side).maps.facts.size });
-    const flag = (name, value) => ` --${name} ${value}`;
-    const lead = mapA && mapB ? flag("layer", mapA.layer) + flag("head", mapA.head) + flag("query", onScreen("a").query) + flag("size", mapA.size)
-      + Object.keys(mapB).filter((name) => mapB[name] !== mapA[name]).map((name) => flag(`other-${name}`, mapB[name])).join("") : "";
-    const set = probe.shown && { drawn: "drawn", [`memory-${a.handle}`]: "memory" }[probe.shown];
-    command.text = `python -m analysis compare ${shellWord(session.picture?.name ?? "picture.png")} --model ${shellWord(a.typed)} --other ${shellWord(b.typed)}${lead} --k ${MEMORIES}`
-      + `${set ? flag("probe", set) : ""}${lead ? flag("out", "compare.png") : ""}`;
-  }
-
   const again = (forget) => h("button", { type: "button", class: "btn small", onclick: () => { forget(); wish(); } }, "Try again");
 
   // ---- choosing
@@ -433,7 +366,7 @@ export function mount({ element, props, trigger, watch }) {
     models.hidden = nothing;
     offers.hidden = nothing || Boolean(other.model);
     both.hidden = nothing || !other.model;
-    exports.hidden = nothing;
+    exports.node.hidden = nothing;
     swap.disabled = !other.model;
     none.hidden = !other.model && !other.isOpening;
     none.textContent = other.isOpening ? "Cancel" : "Clear";
@@ -470,27 +403,15 @@ export function mount({ element, props, trigger, watch }) {
   }
 
   // ---- taking away
-  const fileName = (suffix) => `${(session.picture?.name ?? "picture").replace(/\.[^.]*$/, "").replace(/[^\w-]+/g, "-") || "picture"}-compare.${suffix}`;
-  function savePng() {
-    maps.picture().toBlob((blob) => save(blob, fileName("png")), "image/png");
-  }
-  function saveCsv() { // both maps as they are on screen; block and head from 0, pixels of the original picture
-    const rows = SIDES.filter(onScreen).flatMap((side) => {
-      const { maps: found, frame, model } = onScreen(side);
-      const weights = found.map(layerOf(side), headChosen(side));
-      const { width, height } = found.facts.frame;
-      return Array.from({ length: found.patches }, (_, patch) => {
-        const [x, y] = middle({ frame }, patch);
-        return [letter(side), `"${model.source.replaceAll('"', '""')}"`, layerOf(side), headChosen(side), Math.floor(patch / found.columns), patch % found.columns,
-          (x * width - 0.5).toFixed(2), (y * height - 0.5).toFixed(2), weights[patch].toPrecision(7)].join(",");
-      });
-    });
-    save(new Blob([["side,model,block,head,row,column,x_px,y_px,weight", ...rows].join("\n") + "\n"], { type: "text/csv" }), fileName("csv"));
+  const fileName = (suffix) => `${stemOf(session.picture?.name ?? "picture")}-compare.${suffix}`;
+  const taken = (side) => onScreen(side) && { ...onScreen(side), side, layer: layerOf(side), head: headChosen(side) };
+  function writeCommand() {
+    if (other.model) command.text = commandOf(session.picture?.name ?? "picture.png", SIDES.map(modelOf), SIDES.map(taken), probe.shown);
   }
 
   new ResizeObserver(draw).observe(maps.node);
   whileVisible(element, () => {
-    placeExports();
+    exports.place();
     wish();
   });
 }

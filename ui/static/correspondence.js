@@ -1,19 +1,23 @@
 // The correspondence view. Features travel once for a pair of pictures: lines, rules, thresholds, foregrounds and heat
 // maps are made here without a request.
 
+import { questions } from "./asking.js";
 import { cividis, drawRamp, viridis } from "./colormap.js";
-import { commandLine, count, h, icon, note, save, seconds, segmented, shellWord, slider, toggle } from "./dom.js";
+import { commandOf, csvOf, fileName } from "./correspondencefiles.js";
+import { keepLink, readLink } from "./correspondencelink.js";
+import { commandLine, count, h, icon, note, save, seconds, segmented, slider, toggle } from "./dom.js";
+import { exportsRow } from "./exports.js";
 import { framed } from "./frame.js";
-import { inFront, offBy } from "./matching.js";
+import { offBy } from "./matching.js";
 import { opening } from "./opening.js";
 import { otherModel } from "./othermodel.js";
-import { heatOf, pairView } from "./pairs.js";
-import { doors, session, whileVisible, writeLink } from "./session.js";
+import { heatOf, inOther, keptPin, matchesOf, pairView } from "./pairs.js";
+import { doors, session, whileVisible } from "./session.js";
 import { drawHistogram, drawTable, memoryTiles } from "./tables.js";
 import { unpack } from "./wire.js";
 
-const LOST_MS = 30_000;
 const TABLE_ROWS = 10;
+const MODES = { matches: "Top matches", heat: "Heat map on hover" };
 const RULES = { mutual: "Mutual", argmax: "One way" };
 const FRONTS = { none: "All", attention: "Attended", pca: "1st component" };
 const CHECKS = { none: "Two pictures", crops: "Crops of A", homography: "Tilted A", mirror: "Mirrored A" };
@@ -45,7 +49,7 @@ export function mount({ element, props, trigger, watch }) {
   const active = () => (other.model ? views : [main]);
 
   // ---- what stands where
-  const mode = segmented("Show", [["matches", "Top matches"], ["heat", "Heat map on hover"]], look.mode, (name) => { look.mode = name; if (name === "matches") unpin(); else draw(); });
+  const mode = segmented("Show", Object.entries(MODES), look.mode, (name) => { look.mode = name; if (name === "matches") unpin(); else draw(); });
   const swap = h("button", { type: "button", class: "btn", onclick: swapPictures }, icon("swap"), "Swap");
   const fills = segmented("The tray fills", [["a", "A"], ["b", "B"]], session.side, (side) => { session.side = side; session.tell(); });
   const ramp = h("canvas", { "aria-hidden": "true" });
@@ -80,38 +84,14 @@ export function mount({ element, props, trigger, watch }) {
   const pictures = h("div", { class: "toolbar" }, check.node, redraw);
   const view = h("div", { class: "corr" }, bar, pictures, stages, h("div", { class: "below" }, controls, chart, h("div", { class: "side" }, known, table)), command.node, live);
   element.append(view, state);
-  const copy = h("button", { type: "button", class: "btn", onclick: copyLink }, icon("link"), "Copy link");
-  const png = h("button", { type: "button", class: "btn", onclick: savePng }, "PNG");
+  const png = h("button", { type: "button", class: "btn", onclick: () => main.picture().toBlob((blob) => save(blob, fileName(main.result, "png")), "image/png") }, "PNG");
   const npz = h("a", { class: "btn", download: "" }, "NPZ");
   const csv = h("button", { type: "button", class: "btn", onclick: saveCsv }, "CSV");
-  const exports = h("div", { class: "exports" }, copy, png, npz, csv);
-  function placeExports() { // beside the tray; on a phone below
-    const acts = document.querySelector("#tray-correspondence .acts");
-    if (narrow.matches) command.node.after(exports);
-    else if (acts && exports.parentNode !== acts) acts.append(exports);
-  }
-  narrow.addEventListener("change", placeExports);
+  const exports = exportsRow({ tray: "tray-correspondence", below: command.node, keepLink: keepNow, buttons: [png, npz, csv] });
 
-  // ---- asking the server: one question under way, as Gradio may pass over one of two answers that come at once
-  const waiting = new Map();
-  let tickets = 0;
-  let turn = Promise.resolve();
-  function ask(event, question, isWanted) {
-    const answered = turn.then(() => new Promise((done) => {
-      if (!isWanted()) { done(null); return; }
-      const ticket = ++tickets;
-      waiting.set(ticket, done);
-      trigger(event, { ...question, ticket });
-      setTimeout(() => done({ error: { title: "The server did not answer.", text: "Try again." } }), LOST_MS);
-    }));
-    turn = answered;
-    return answered;
-  }
-  watch("value", () => {
-    const answer = JSON.parse(JSON.stringify(props.value ?? {}));
-    waiting.get(answer.ticket)?.(answer);
-    waiting.delete(answer.ticket);
-  });
+  // ---- asking the server: `ask` names the event
+  const line = questions(({ ask, ...question }) => trigger(ask, question));
+  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
 
   function questionFor(model) {
     const { a, b } = session.pair;
@@ -140,7 +120,7 @@ export function mount({ element, props, trigger, watch }) {
         return;
       }
       active().forEach((view, i) => bringPair(view, i ? other.model : model));
-      keepLink();
+      keepNow();
     }
     showState();
   }
@@ -151,7 +131,7 @@ export function mount({ element, props, trigger, watch }) {
     if (name === (view.asked ?? view.shown)?.name || (session.problem && view.refused === name)) return;
     const mine = view.asked = { name, question, since: performance.now() };
     showState();
-    const answer = await ask("asked", question, () => view.asked === mine);
+    const answer = await line.ask({ ask: "asked", ...question }, view);
     if (view.asked !== mine) return;
     try {
       if (answer.error) throw answer.error;
@@ -186,19 +166,10 @@ export function mount({ element, props, trigger, watch }) {
     view.show({ model, key, facts, arrays, frames, names, same, width: shapes.a[1], photos: { a: photoA, b: photoB } });
     if (view === main) {
       look.line = look.hover = null;
-      look.pin = kept(look.pin, before, view.result);
+      look.pin = keptPin(look.pin, before, view.result);
       wake();
     }
     draw();
-  }
-  // a pin goes where its picture goes, at the same place whatever the grid; with another picture it is gone
-  function kept(pin, before, after) {
-    if (!pin) return null;
-    if (!before) return pin.patch < after.frames[pin.side].rows * after.frames[pin.side].columns ? pin : null;
-    const handle = (result, side) => result.facts.pictures[side === "a" ? 0 : 1].handle;
-    const was = handle(before, pin.side);
-    const side = handle(after, pin.side) === was ? pin.side : ["a", "b"].find((one) => handle(after, one) === was);
-    return side ? inOther(pin, before, { ...after, frames: { ...after.frames, [pin.side]: after.frames[side] } }, side) : null;
   }
 
   const nameOf = (picture) => session.pictures.find((one) => one.handle === picture.handle)?.name ?? picture.name;
@@ -207,7 +178,7 @@ export function mount({ element, props, trigger, watch }) {
   function offer(model) {
     if (offered === model.handle) return;
     offered = model.handle;
-    if (linked) restore(model);
+    if (linked) Object.assign(look, readLink(linked, model, { mode: MODES, rule: RULES, front: FRONTS, check: CHECKS }));
     const wanted = model.match.facet;
     const option = (value, words) => h("option", { value }, words);
     const noun = model.layer_noun === "block" ? "Block" : "Stage";
@@ -236,68 +207,23 @@ export function mount({ element, props, trigger, watch }) {
     if (wanted && !other.model) other.choose(wanted);
   }
 
-  // ---- the address leads back to what is on screen
-  const LINKED = { mode: "mode", rule: "rule", lines: "n", low: "min", front: "front", facet: "facet", layer: "layer", size: "size", check: "check", seed: "seed", leave: "leave" };
-  function restore(model) {
-    const number = (text, low, high) => { const n = Number(text); return text !== null && text !== "" && Number.isInteger(n) && n >= low && n <= high ? n : null; };
-    const one = (name, from) => { const text = linked.get(name); return Object.hasOwn(from, text ?? "") ? text : null; };
-    const read = { mode: one("mode", { matches: 1, heat: 1 }), rule: one("rule", RULES), front: one("front", FRONTS), check: one("check", CHECKS), facet: linked.get("facet") };
-    for (const [name, low, high] of [["lines", 1, 400], ["layer", -model.layers, model.layers - 1], ["size", 1, 16384], ["seed", 0, 9999], ["leave", 0, 8]]) read[name] = number(linked.get(LINKED[name]), low, high);
-    const score = Number(linked.get("min") ?? NaN);
-    if (Math.abs(score) <= 1) read.low = score;
-    for (const [name, value] of Object.entries(read)) if (value !== null) look[name] = value;
-    look.layer = look.layer !== null && look.layer >= 0 ? look.layer - model.layers : look.layer;
-    look.position = linked.get("position") !== "out";
-    const patch = number(linked.get("patch"), 0, 65535);
-    if (patch !== null) look.pin = { side: linked.get("side") === "b" ? "b" : "a", patch };
-  }
-  function keepLink() {
-    if (element.offsetParent === null) return;
-    const plain = first();
-    const values = Object.fromEntries(Object.entries(LINKED).map(([name, key]) => [key, look[name] === plain[name] ? null : look[name]]));
-    if (look.check === "none") values.seed = null;
-    writeLink({ tab: "correspondence", img: session.pair.a, img_b: look.check === "none" ? session.pair.b : null, ...values,
-      position: look.position ? null : "out", side: look.pin?.side ?? null, patch: look.pin?.patch ?? null, other: other.model?.source ?? null });
-  }
-  async function copyLink() {
-    keepLink();
-    try { await navigator.clipboard.writeText(location.href); copy.lastChild.textContent = "Copied"; } catch { copy.lastChild.textContent = "See address bar"; }
-    setTimeout(() => { copy.lastChild.textContent = "Copy link"; }, 1500);
+  function keepNow() { // the address leads back to what is on screen
+    if (element.offsetParent !== null) keepLink(look, first(), other.model?.source);
   }
 
   // ---- drawing
   const query = () => look.hover ?? look.pin;
-  const frontsOf = ({ arrays, frames }) => {
-    if (look.front === "none") return null;
-    return ["a", "b"].map((side) => {
-      const patches = frames[side].rows * frames[side].columns;
-      return arrays[`front_${side}`].subarray(look.front === "pca" ? patches : 0, look.front === "pca" ? 2 * patches : patches);
-    });
-  };
-  function matchesOf(result) {
-    const [patches, scores] = [result.arrays[look.rule], result.arrays[`${look.rule}_scores`]];
-    const all = inFront(patches, frontsOf(result));
-    const kept = look.low === null ? all : all.filter((match) => scores[match] >= look.low - 1e-6);
-    return { patches, scores, all, kept, shown: kept.slice(0, look.lines) };
-  }
-  // a patch at the same place in another result, whose grid may differ; null where none is
-  function inOther(asked, from, to, side = asked?.side) {
-    if (!asked || from === to) return asked;
-    const [x0, y0, x1, y1] = from.frames[asked.side].box(asked.patch);
-    const patch = to.frames[asked.side].at((x0 + x1) / 2, (y0 + y1) / 2);
-    return patch === null ? null : { side, patch };
-  }
 
   function draw() {
     if (!main.result) return;
     let heat = null;
     for (const view of active()) if (view.result) heat = drawView(view) ?? heat;
     say(heat);
-    keepLink();
+    keepNow();
   }
   function drawView(view) {
     const { result } = view;
-    const found = matchesOf(result);
+    const found = matchesOf(result, look);
     const asked = look.mode === "heat" ? inOther(query(), main.result, result) : null;
     const heat = asked && scaled(heatOf(result, asked, look.leave));
     view.draw({ mode: look.mode, ...found, low: lowestOf(found), line: view === main ? look.line : null, query: asked, heat,
@@ -319,7 +245,7 @@ export function mount({ element, props, trigger, watch }) {
   function say(heat) {
     const { result } = main;
     const { facts, frames, arrays } = result;
-    const found = matchesOf(result);
+    const found = matchesOf(result, look);
     const shownLow = look.low ?? leastOf(found, found.all);
     showSettings();
     low.range(Math.floor(100 * Math.min(leastOf(found, found.all), look.low ?? 1, 0.99)), 100);
@@ -363,7 +289,10 @@ export function mount({ element, props, trigger, watch }) {
     for (const side of ["a", "b"]) for (const view of active()) {
       if (view.result) view.stages[side].overlay.setAttribute("aria-label", `Picture ${side.toUpperCase()}, ${result.names[side]}. ${sentence}. Enter or arrow keys choose a patch.`);
     }
-    if (!look.hover) { live.textContent = sentence; writeCommand(found); }
+    if (!look.hover) {
+      live.textContent = sentence;
+      command.text = commandOf(result, look, found.shown.length);
+    }
   }
 
   function showKnown(figures) {
@@ -396,18 +325,10 @@ export function mount({ element, props, trigger, watch }) {
     const { side, patch } = look.pin;
     const { question, name: of } = main.shown;
     const mine = crop = { ...crop, of, side, patch, box: null, old: crop?.rows ?? crop?.old, rows: null, problem: null };
-    const answer = await ask("remembered", { ...question, side, patch }, () => crop === mine);
-    if (crop !== mine || !answer) return;
+    const answer = await line.ask({ ask: "remembered", ...question, side, patch });
+    if (crop !== mine) return;
     crop = answer.error ? { of, side, patch, problem: answer.error } : { of, side, patch, ...answer };
     draw();
-  }
-
-  function writeCommand(found) {
-    const { facts, model, names } = main.result;
-    const own = session.pictures.find((one) => one.handle === session.pair.a)?.name ?? "a.png";
-    const pictures = look.check === "none" ? `${shellWord(names.a)} ${shellWord(names.b)}` : `${shellWord(own)} --check ${look.check} --seed ${look.seed}`;
-    command.text = `python -m analysis match ${pictures} --model ${shellWord(model.typed)} --rule ${look.rule} --facet ${facts.facet} --layer ${facts.layer} ` +
-      `--size ${facts.size} --n ${Math.max(1, found.shown.length)}${look.front === "none" ? "" : ` --foreground ${look.front}`}${look.position ? "" : " --no-position"} --out matches.png`;
   }
 
   // ---- choosing
@@ -443,7 +364,7 @@ export function mount({ element, props, trigger, watch }) {
       unpin();
     } else if (event.key in MOVES) {
       const [down, right] = MOVES[event.key];
-      const found = matchesOf(main.result);
+      const found = matchesOf(main.result, look);
       const start = found.shown.length ? found.patches[2 * found.shown[0] + (side === "b")] : Math.floor((frame.rows * frame.columns) / 2);
       const from = look.pin?.side === side ? look.pin.patch : start;
       const clamp = (value, most) => Math.min(most - 1, Math.max(0, value));
@@ -461,7 +382,7 @@ export function mount({ element, props, trigger, watch }) {
     const { facts } = session;
     const nothing = facts.state !== "ready" || !session.pair.a || !session.pair.b;
     view.hidden = nothing;
-    exports.hidden = nothing;
+    exports.node.hidden = nothing;
     state.hidden = !nothing;
     fills.press(session.side);
     const busy = active().find((one) => one.asked);
@@ -489,51 +410,14 @@ export function mount({ element, props, trigger, watch }) {
   }
 
   // ---- taking away
-  const stem = (name) => name.replace(/\.[^.]*$/, "").replace(/[^\w-]+/g, "-") || "picture";
-  const fileName = (suffix) => `${stem(main.result.names.a)}-${stem(main.result.names.b)}-matches.${suffix}`;
-  function savePng() { // the pair as it is on screen, on the page's ground
-    const box = main.node.getBoundingClientRect();
-    const scale = Math.max(2, devicePixelRatio);
-    const canvas = h("canvas", { width: Math.round(box.width * scale), height: Math.round(box.height * scale) });
-    const context = canvas.getContext("2d");
-    context.scale(scale, scale);
-    context.fillStyle = getComputedStyle(document.body).backgroundColor;
-    context.fillRect(0, 0, box.width, box.height);
-    const put = (image, at) => context.drawImage(image, at.left - box.left, at.top - box.top, at.width, at.height);
-    for (const side of ["a", "b"]) {
-      const { inner, overlay, photo } = main.stages[side];
-      put(photo, inner.getBoundingClientRect());
-      put(overlay, inner.getBoundingClientRect());
-    }
-    put(main.node.querySelector(".lines"), box);
-    canvas.toBlob((blob) => save(blob, fileName("png")), "image/png");
-  }
-  function saveCsv() { // what is on screen: the matches, or the cosines of a patch; patches and pixels of the originals
-    const { frames, facts } = main.result;
-    const { patches, scores, shown } = matchesOf(main.result);
+  function saveCsv() { // what is on screen
     const heat = look.mode === "heat" && query() ? heatOf(main.result, query(), look.leave) : null;
-    const middle = (side, patch) => {
-      const [x0, y0, x1, y1] = frames[side].box(patch);
-      const { width, height } = facts[`frame_${side}`];
-      return [((x0 + x1) / 2) * width - 0.5, ((y0 + y1) / 2) * height - 0.5].map((v) => v.toFixed(2));
-    };
-    const rows = shown.map((match) => {
-      const [a, b] = [patches[2 * match], patches[2 * match + 1]];
-      const at = (frame, patch) => [Math.floor(patch / frame.columns), patch % frame.columns];
-      return [...at(frames.a, a), ...at(frames.b, b), ...middle("a", a), ...middle("b", b), scores[match].toPrecision(7)].join(",");
-    });
-    if (heat) {
-      const cells = heat.order.map((patch) => [Math.floor(patch / frames[heat.side].columns), patch % frames[heat.side].columns, ...middle(heat.side, patch), heat.values[patch].toPrecision(7)].join(","));
-      save(new Blob([["row,column,x_px,y_px,cosine", ...cells].join("\n") + "\n"], { type: "text/csv" }), fileName("csv"));
-      return;
-    }
-    const head = "row_a,column_a,row_b,column_b,x_a_px,y_a_px,x_b_px,y_b_px,cosine";
-    save(new Blob([[head, ...rows].join("\n") + "\n"], { type: "text/csv" }), fileName("csv"));
+    save(new Blob([csvOf(main.result, matchesOf(main.result, look), heat)], { type: "text/csv" }), fileName(main.result, "csv"));
   }
 
   new ResizeObserver(() => draw()).observe(stages);
   whileVisible(element, () => {
-    placeExports();
+    exports.place();
     for (const side of ["a", "b"]) {
       const gone = !session.pictures.some((picture) => picture.handle === session.pair[side]);
       if (gone && session.pictures.length) session.pair[side] = session.pictures.at(-1).handle; // an upload that made room for later ones

@@ -143,6 +143,9 @@ export function showTab(name) {
   [...document.querySelectorAll("#tabs button[role=tab]")].find((tab) => tab.textContent.trim() === name)?.click();
 }
 
+// The name of a picture's file without suffix, as far as a file system takes it
+export const stemOf = (file) => file.replace(/\.[^.]*$/, "").replace(/[^\w-]+/g, "-") || "picture";
+
 export function save(blob, name) {
   const url = URL.createObjectURL(blob);
   h("a", { href: url, download: name }).click();

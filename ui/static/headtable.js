@@ -2,7 +2,7 @@
 // asked block by block from the last to the first, so a row that came is progress, and to ask no more is to cancel.
 
 import { questions } from "./asking.js";
-import { commandLine, count, h, note, save, seconds, segmented, shellWord } from "./dom.js";
+import { commandLine, count, h, note, save, seconds, segmented, shellWord, stemOf } from "./dom.js";
 import { looking } from "./looking.js";
 import { session, whileVisible } from "./session.js";
 
@@ -177,8 +177,7 @@ export function mount({ element, props, trigger, watch }) {
   function saveCsv() { // as `python -m analysis heads --out` writes it: blocks and heads from 0
     const text = (values, i) => (values ? values[i].toPrecision(7) : "");
     const lines = table.rows.flatMap((row, block) => (row ? row.moved.map((_, i) => [block, i, text(row.kl, i), text(row.kept, i), text(row.moved, i)].join(",")) : []));
-    const stem = table.name.replace(/\.[^.]*$/, "").replace(/[^\w-]+/g, "-") || "picture";
-    save(new Blob([["block,head,kl,kept,moved", ...lines].join("\n") + "\n"], { type: "text/csv" }), `${stem}-heads.csv`);
+    save(new Blob([["block,head,kl,kept,moved", ...lines].join("\n") + "\n"], { type: "text/csv" }), `${stemOf(table.name)}-heads.csv`);
   }
 
   whileVisible(element, draw);

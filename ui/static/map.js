@@ -1,12 +1,13 @@
 // The memory as a map. Coordinates and one colour byte a slot travel once; everything else happens on the canvas.
 
 import { get, post } from "./ask.js";
+import { questions } from "./asking.js";
 import { commandLine, count, h, note, save, segmented, shellWord, toggle } from "./dom.js";
 import { cardPlace, mapCanvas } from "./mapcanvas.js";
 import { mapColours } from "./mapcolours.js";
 import { SPACES, pinnedCard, selection, thumbnail } from "./mapslots.js";
 import { opening } from "./opening.js";
-import { doors, line, session, whileVisible, writeLink } from "./session.js";
+import { doors, session, whileVisible, writeLink } from "./session.js";
 import { unpack } from "./wire.js";
 
 const LOOK_MS = 2000; // between two looks at a fit
@@ -29,7 +30,6 @@ export function mount({ element, props, trigger, watch }) {
   let chosen = null; // slots of a selection
   let placed = null; // {handle, key of the map}: the tray's picture that is on it
   let wished = null; // the picture whose place is under way
-  let tickets = 0;
   let linked = session.link.get("tab") === "memory" && session.link.get("panel") === "map" ? session.link : null;
 
   // ---- what stands where
@@ -137,19 +137,16 @@ export function mount({ element, props, trigger, watch }) {
   }
 
   // ---- the tray's picture on the map
-  const questions = line(({ since, ...question }) => trigger("asked", question));
-  function placePicture() {
+  const line = questions((question) => trigger("asked", question));
+  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
+  async function placePicture() {
     const { handle } = session;
     if (!map || !handle || wished === `${handle} ${map.key}`) return;
-    wished = `${handle} ${map.key}`;
+    const mine = map;
+    const asking = wished = `${handle} ${map.key}`;
     if (placed?.handle === handle && placed.key === map.key) return;
-    questions.ask({ model: map.model.handle, handle, space: map.space, ticket: ++tickets, since: performance.now() });
-  }
-  watch("value", async () => {
-    const answer = JSON.parse(JSON.stringify(props.value ?? {}));
-    const question = questions.settle(answer.ticket);
-    if (!question || !map || wished !== `${question.handle} ${map.key}`) return;
-    const [mine, asking] = [map, wished];
+    const answer = await line.ask({ model: map.model.handle, handle, space: map.space });
+    if (!answer || mine !== map || wished !== asking) return;
     const { arrays, facts, error } = answer.error ? answer : await bring(`api/placed/${answer.key}`, "The picture's place did not arrive.");
     if (mine !== map || wished !== asking) return;
     if (error) {
@@ -157,11 +154,11 @@ export function mount({ element, props, trigger, watch }) {
       wished = null; // not before: it would be asked for again at once
       return;
     }
-    placed = { handle: question.handle, key: map.key };
+    placed = { handle, key: map.key };
     canvas.marks({ cross: { x: facts.x, y: facts.y } });
     colours.place(Object.fromEntries(Object.entries(arrays).map(([name, values]) => [name, { values, facts: facts.colours[name] }])));
     tell();
-  });
+  }
 
   // ---- hover, pin, selection
   const urlAt = (index) => (map.pictured[index >> 3] >> (index & 7) & 1 ? `api/thumb/${map.model.handle}/${map.slots[index]}` : null);

@@ -1,8 +1,9 @@
 // The neighbours of a picture in the model's memory: the query as the model saw it, tiles, one pinned.
 
+import { questions } from "./asking.js";
 import { commandLine, count, h, note, seconds, segmented, shellWord } from "./dom.js";
 import { searchWith } from "./searchwith.js";
-import { doors, line, session, whileVisible } from "./session.js";
+import { doors, session, whileVisible } from "./session.js";
 import { chooseFile } from "./tray.js";
 
 const COUNTS = [10, 20, 50];
@@ -17,7 +18,6 @@ export function mount({ element, props, trigger, watch }) {
   let found = null; // what the server answered, plus model, handle, space, k
   let asked = null;
   let refused = null;
-  let tickets = 0;
 
   const canvas = h("canvas", { role: "img", "aria-label": "Query picture" });
   const queryMeta = h("span", { class: "meta" });
@@ -41,7 +41,8 @@ export function mount({ element, props, trigger, watch }) {
   element.append(view, state, command.node);
 
   const isWanted = (question) => question && question.model === session.facts.model.handle && question.handle === session.handle && question.space === look.space && question.k === look.k;
-  const questions = line(({ since, ...question }) => trigger("asked", question));
+  const line = questions((question) => trigger("asked", question));
+  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
   function wish() {
     const { model } = session.facts;
     if (model?.memory && !model.memory.spaces.includes(look.space)) look.space = model.memory.spaces[0] ?? "memory";
@@ -49,17 +50,14 @@ export function mount({ element, props, trigger, watch }) {
     counts.press(String(look.k));
     if (model && !model.memory) found = asked = null;
     const known = isWanted(asked ?? found) || (session.problem && isWanted(refused));
-    if (session.ready && model.memory && session.handle && !known) {
-      asked = { model: model.handle, handle: session.handle, space: look.space, k: look.k, ticket: ++tickets, since: performance.now() };
-      questions.ask(asked);
-    }
+    if (session.ready && model.memory && session.handle && !known) bring({ model: model.handle, handle: session.handle, space: look.space, k: look.k });
     showState();
   }
 
-  watch("value", async () => {
-    const answer = JSON.parse(JSON.stringify(props.value ?? {}));
-    const question = questions.settle(answer.ticket);
-    if (!question || question !== asked) return;
+  async function bring(question) {
+    asked = question;
+    const answer = await line.ask(question);
+    if (asked !== question) return;
     const shown = session.facts.model;
     if (question.model !== shown.handle) { asked = null; return; } // of a model that is shown no more
     try {
@@ -67,7 +65,7 @@ export function mount({ element, props, trigger, watch }) {
       const response = await fetch(`api/neighbours/${answer.key}`);
       if (!response.ok) throw { title: "The neighbours did not arrive.", text: (await response.json()).error };
       const result = await response.json();
-      if (asked !== question || shown !== session.facts.model) return;
+      if (asked !== question) return;
       found = { ...question, ...result, shown };
       asked = null;
       look.pinned = 0;
@@ -84,7 +82,7 @@ export function mount({ element, props, trigger, watch }) {
       session.fail(error.title ? error : { title: "The neighbours did not arrive.", text: "Try again." });
     }
     showState();
-  });
+  }
 
   function draw() {
     const { rows, crop, crop_px: px } = found;

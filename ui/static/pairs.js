@@ -2,7 +2,7 @@
 
 import { cividis, colourAt, viridis } from "./colormap.js";
 import { h } from "./dom.js";
-import { apart, cosines, nearestLine, offBy, ranked } from "./matching.js";
+import { apart, cosines, inFront, nearestLine, offBy, ranked } from "./matching.js";
 import { colourPatches, drawRing, drawSquare } from "./stage.js";
 
 const SIDES = ["a", "b"];
@@ -16,6 +16,36 @@ export function heatOf(result, { side, patch }, leave) {
   const values = cosines(arrays[side], patch, arrays[there], width);
   const on = same ? apart(patch, frames[there].rows, frames[there].columns, leave) : null;
   return { values, on, order: ranked(values, on), side: there };
+}
+
+// The matches of a result by `look`'s rule: the places of `all` in the foreground, those `kept` by their score, those `shown`
+export function matchesOf(result, { rule, front, low, lines }) {
+  const [patches, scores] = [result.arrays[rule], result.arrays[`${rule}_scores`]];
+  const all = inFront(patches, front === "none" ? null : SIDES.map((side) => frontOf(result, side, front)));
+  const kept = low === null ? all : all.filter((match) => scores[match] >= low - 1e-6);
+  return { patches, scores, all, kept, shown: kept.slice(0, lines) };
+}
+function frontOf({ arrays, frames }, side, front) {
+  const patches = frames[side].rows * frames[side].columns;
+  return arrays[`front_${side}`].subarray(...(front === "pca" ? [patches, 2 * patches] : [0, patches]));
+}
+
+// The patch {side, patch} at the same place in another result, whose grid may differ; null where none is
+export function inOther(asked, from, to, side = asked?.side) {
+  if (!asked || from === to) return asked;
+  const [x0, y0, x1, y1] = from.frames[asked.side].box(asked.patch);
+  const patch = to.frames[side].at((x0 + x1) / 2, (y0 + y1) / 2);
+  return patch === null ? null : { side, patch };
+}
+
+// A pin goes where its picture goes, at the same place whatever the grid; with another picture it is gone
+export function keptPin(pin, before, after) {
+  if (!pin) return null;
+  if (!before) return pin.patch < after.frames[pin.side].rows * after.frames[pin.side].columns ? pin : null;
+  const handle = (result, side) => result.facts.pictures[SIDES.indexOf(side)].handle;
+  const was = handle(before, pin.side);
+  const side = [pin.side, ...SIDES].find((one) => handle(after, one) === was);
+  return side ? inOther(pin, before, after, side) : null;
 }
 
 // `hear`: {hover(side, patch|null), pick(side, patch), line(index|null), key(side, event)}
@@ -162,7 +192,26 @@ export function pairView(hear) {
     context.restore();
   }
 
-  return { node, stages, show, draw, get result() { return result; } };
+  // The pair as it is on screen, on the page's ground
+  function picture() {
+    const box = node.getBoundingClientRect();
+    const scale = Math.max(2, devicePixelRatio);
+    const canvas = h("canvas", { width: Math.round(box.width * scale), height: Math.round(box.height * scale) });
+    const context = canvas.getContext("2d");
+    context.scale(scale, scale);
+    context.fillStyle = getComputedStyle(document.body).backgroundColor;
+    context.fillRect(0, 0, box.width, box.height);
+    const put = (image, at) => context.drawImage(image, at.left - box.left, at.top - box.top, at.width, at.height);
+    for (const side of SIDES) {
+      const { inner, overlay, photo } = stages[side];
+      put(photo, inner.getBoundingClientRect());
+      put(overlay, inner.getBoundingClientRect());
+    }
+    put(lines, box);
+    return canvas;
+  }
+
+  return { node, stages, show, draw, picture, get result() { return result; } };
 }
 
 // Strokes [[colour, px], ...] one over the other

@@ -56,6 +56,12 @@ export function writeLink(values) {
   if (url.href !== location.href) history.replaceState(history.state, "", url);
 }
 
+// A whole number of an address within bounds, else null
+export function whole(text, low, high) {
+  const n = text === null || text === "" ? NaN : Number(text);
+  return Number.isInteger(n) && n >= low && n <= high ? n : null;
+}
+
 // What the header opens and other views have buttons for: `picker` and `remember`
 export const doors = {};
 
@@ -109,28 +115,4 @@ export function whileVisible(element, asked) {
     if (visible) asked();
   }).observe(element);
   session.hear(() => { if (element.offsetParent !== null) asked(); });
-}
-
-const LOST_MS = 60_000;
-
-// One question {ticket, since, ...} under way; of those asked meanwhile only the latest is sent, when its turn comes.
-export function line(send) {
-  let underWay = null;
-  let latest = null;
-  const go = (question) => { underWay = question; send(question); };
-  return {
-    ask(question) {
-      latest = question;
-      if (!underWay || performance.now() - underWay.since > LOST_MS) go(question);
-    },
-    // the question that an answer's ticket belongs to; null when a later one was asked, which is then sent
-    settle(ticket) {
-      if (underWay?.ticket !== ticket) return null;
-      const answered = underWay;
-      underWay = null;
-      if (latest === answered) return answered;
-      go(latest);
-      return null;
-    },
-  };
 }
