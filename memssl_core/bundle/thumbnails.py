@@ -26,7 +26,7 @@ def thumbnail(picture: Image.Image, *, side_px: int, max_bytes: int) -> bytes:
     return buffer.getvalue()
 
 
-def thumbnails_of(images: Images, *, side_px: int, max_bytes: int, known: int) -> Callable[[int], bytes]:
+def thumbnails_of(images: Images, *, side_px: int, max_bytes: int, known: int = 8192) -> Callable[[int], bytes]:
     """image_id -> its thumbnail, made when it is asked for, b"" if the picture cannot be read; the `known` last ones
     are kept. Several threads may ask."""
     reading = Lock()

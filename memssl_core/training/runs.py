@@ -26,7 +26,6 @@ from memssl_core.training.export import THUMBNAIL_BYTES, THUMBNAIL_PX, config_of
 from memssl_core.training.loop import BEST
 from memssl_core.training.start import CONFIG
 
-_KNOWN_THUMBNAILS = 8192  # some 4 MB
 _UNFIT = (ArithmeticError, AttributeError, LookupError, MemsslError, RuntimeError, TypeError, ValueError)
 
 
@@ -139,7 +138,7 @@ def _memory(kept: dict[str, torch.Tensor], images: Images | None) -> MemoryTable
     ids = kept["image_id"].tolist()
     known = [i if images and 0 <= i < len(images) else None for i in ids]
     labels = [images.label(i) if images and i is not None else None for i in known]
-    small = images and thumbnails_of(images, side_px=THUMBNAIL_PX, max_bytes=THUMBNAIL_BYTES, known=_KNOWN_THUMBNAILS)
+    small = thumbnails_of(images, side_px=THUMBNAIL_PX, max_bytes=THUMBNAIL_BYTES) if images else None
     return MemoryTable(
         vectors=kept["vectors"].numpy(),
         cursor=int(kept["cursor"]),
