@@ -19,7 +19,8 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+# The first one has the same engine without a browser's own windows, which halves the time of a test.
+CHROMIUM_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
 def find_chromium() -> str | None:
@@ -32,7 +33,8 @@ def browser_type_launch_args(browser_type_launch_args: dict) -> dict:
     """How pytest-playwright starts the browser. Without one, browser tests are skipped here and fail in CI."""
     executable = find_chromium()
     if executable is None:
-        reason = f"browser tests need one of {', '.join(CHROMIUM_NAMES)}; on Debian: apt-get install chromium"
+        names = ", ".join(CHROMIUM_NAMES)
+        reason = f"browser tests need one of {names}; on Debian: apt-get install {CHROMIUM_NAMES[0]}"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     arguments = ["--no-sandbox", "--disable-dev-shm-usage"]  # for root and small /dev/shm, as in a container
     arguments += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # other machines are out of reach

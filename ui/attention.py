@@ -12,7 +12,7 @@ import gradio as gr
 from memssl_core.errors import ModelError
 from ui import wire
 from ui.context import EVENT, Context, Visit, device_words, handler
-from ui.facts import attention_sizes, prefix_tokens
+from ui.facts import can_read, prefix_tokens
 from ui.store import Picture, key_of
 from ui.views import view
 
@@ -41,7 +41,7 @@ def show(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
 def maps(context: Context, visit: Visit, asked: dict) -> dict[str, Any]:
     """`asked` {model, handle, query, size} -> {key}: the maps are computed if they are not there.
 
-    `query` is 'cls', 'register:I', 'mean' (over all patches) or a patch; `size` one of `attention_sizes`.
+    `query` is 'cls', 'register:I', 'mean' (over all patches) or a patch; `size` as `can_read`.
     """
     handle, workbench, picture, query, size = question(context, visit, asked)
     key = key_of("attention", TOLD, handle, picture.handle, query, size)
@@ -100,6 +100,6 @@ def question(context: Context, visit: Visit, asked: dict) -> tuple[str, Workbenc
         raise ModelError(NO_QUERY)
     if why := workbench.model.card["why_no_attention"]:
         raise ModelError(why)
-    if type(size) is not int or size not in [px for px, _, _ in attention_sizes(workbench.model.card)]:
+    if type(size) is not int or not can_read(workbench.model.card, size):
         raise ModelError(NO_SIZE)
     return handle, workbench, picture, query, size

@@ -100,6 +100,12 @@ def attention_sizes(card: dict) -> list[tuple[int, int, float]]:
     return [(px, side, round(work(side) / usual, 3)) for px, side in sorted(offered.items())]
 
 
+def can_read(card: dict, size: int) -> bool:
+    """Whether maps are given at this long side in px: one of `attention_sizes`, or whole patches between them."""
+    sizes = [px for px, _, _ in attention_sizes(card)]
+    return size in sizes or (sizes[0] < size < sizes[-1] and size % card["patch_px"] == 0)
+
+
 def prefix_tokens(card: dict) -> list[str]:
     """The queries that name the tokens before the patches, in order."""
     registers = card["prefix_tokens"] - card["class_token"]

@@ -9,6 +9,7 @@ import re
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from browser.compare_tab import (
     OTHER,
@@ -28,8 +29,14 @@ from browser.compare_tab import (
 )
 from browser.conftest import assert_accessible, watch_jumps
 from browser.pictures import photo, upload
+from browser.test_beside import workbench  # noqa: F401  a fixture
 from browser.test_page import add
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Page, Route, expect
+
+from analysis.compare import compare_probe
+from analysis.probe import probe, probe_images
+from analysis.workbench import Workbench
+from memssl_core.sources import open_model
 
 
 def test_what_to_compare_with_is_one_click_away(tab: Visit):
@@ -115,11 +122,6 @@ def test_what_changed_most_over_a_probe_set(tab: Visit):
     assert page.locator(".kin .same").count() == 2 * round(kept[-1] / 10)
     for image in page.locator(".kin img").all()[:3]:
         page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle())
-    heat = page.locator(".heat tbody td")
-    expect(heat).to_have_count(3 * 6)
-    assert all(
-        re.search(r"A block \d, B block \d: -?\d\.\d\d$", cell.get_attribute("title") or "") for cell in heat.all()
-    )
     with page.expect_download() as download:
         page.locator(".probe").get_by_role("button", name="CSV").click()
     rows = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
@@ -129,7 +131,7 @@ def test_what_changed_most_over_a_probe_set(tab: Visit):
     there = squares.count()
     page.get_by_role("button", name="See its maps").click()
     expect(squares).to_have_count(there + 1)
-    expect(stage(page, "a")).to_be_in_viewport()
+    expect(stage(page, "a")).to_be_in_viewport(ratio=0.9)  # and the page stays there
     settled(page)
     expect(page.locator(".measures b").first).to_have_text(value)  # the results stay
 
@@ -142,7 +144,75 @@ def test_over_a_probe_set_a_model_is_like_itself(tab: Visit):
     page.get_by_role("button", name=re.compile(r"Compare on \d+ pictures")).click()
     expect(page.locator(".measures b")).to_have_text(["1.00", "100 %"], timeout=PROBE_MS)
     corner = [page.locator(".heat tbody tr").nth(2 - i).locator("td").nth(i).inner_text() for i in range(3)]
-    assert corner == ["1.00"] * 3
+    assert corner == ["1.0"] * 3
+
+
+def test_the_table_of_blocks_has_the_numbers_of_the_function(tab: Visit, workbench: Workbench):  # noqa: F811
+    page = tab(f"&other={OTHER}").page
+    settled(page)
+    page.get_by_label("Probe set", exact=True).select_option(index=1)
+    page.get_by_role("button", name="Compare on 16 pictures").click()
+    grid = page.get_by_role("grid", name="CKA by block: A up, B across")
+    expect(grid).to_be_visible(timeout=PROBE_MS)
+    pictures = probe_images("memory", memory=workbench.model.memory)
+    (a, b), _ = probe([workbench, Workbench(open_model(OTHER))], pictures)
+    layers = compare_probe(a, b).layers
+    assert layers is not None and layers.shape == (3, 6)
+    cells = grid.get_by_role("gridcell")
+    told = np.array([float(text) for text in cells.all_inner_texts()]).reshape(3, 6)[::-1]  # A goes up
+    np.testing.assert_allclose(told, layers, atol=0.0051)
+    labels = [re.fullmatch(r"Block (\d) of A, block (\d) of B: (-?\d\.\d\d)", cell.get_attribute("aria-label") or "")
+              for cell in cells.all()]  # fmt: skip
+    assert [(int(found[1]), int(found[2]), float(found[3])) for found in labels if found] == [
+        (i + 1, j + 1, told[i, j]) for i in (2, 1, 0) for j in range(6)
+    ]
+    now, said = grid.locator("[tabindex='0']"), page.locator(".heatbox > p")
+    now.focus()
+    steps = "Up 3 1, Right 3 2, Down 2 2, End 2 6, Right 2 6, Left 2 5, Home 2 1, Left 2 1, Down 1 1"
+    for key, i, j in map(str.split, steps.split(", ")):
+        page.keyboard.press(key if key in ("Home", "End") else f"Arrow{key}")
+        expect(now).to_be_focused()  # and there is one such cell
+        expect(said).to_have_text(f"Block {i} of A, block {j} of B: {told[int(i) - 1, int(j) - 1]:.2f}")
+        expect(now).to_have_attribute("aria-label", said.inner_text())
+    cells.first.hover()
+    expect(said).to_have_text(re.compile("^Block 3 of A, block 1 of B: "))
+    page.mouse.move(5, 5)
+    expect(said).to_have_text(re.compile("^Block 1 of A, block 1 of B: "))
+    page.keyboard.press("Tab")
+    expect(said).to_have_text("")
+    assert grid.locator(":focus").count() == 0
+
+
+def test_numbers_can_be_read_on_every_colour_and_small_cells_have_none(page: Page, server: str):
+    page.goto(f"{server}healthz")
+    told = page.evaluate(
+        """async () => {
+          const { layerTable } = await import('/ui/layertable.js');
+          const model = { layer_noun: 'block' };
+          const cells = layers => {
+            const table = layerTable();
+            document.body.replaceChildren(table.node);
+            table.show({ layers, models: { a: model, b: model } });
+            return [...document.querySelectorAll('td')].map(cell => [cell.textContent, cell.ariaLabel.split(': ')[1],
+              ...['backgroundColor', 'color'].map(of => (cell.style[of].match(/\\d+/g) ?? []).map(Number))]);
+          };
+          const all = Array.from({ length: 111 }, (_, i) => (i - 5) / 100);
+          return { shown: all.flatMap(value => cells([[value]])), none: cells([[null]])[0],
+                   small: cells(Array.from({ length: 24 }, () => Array(24).fill(.5))) };
+        }"""
+    )
+
+    def light(channels: list[int]) -> float:
+        scaled = np.array(channels) / 255
+        linear = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    for text, words, ground, ink in told["shown"]:
+        assert float(text) == float(words)
+        dark, bright = sorted((light(ground), light(ink)))
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, words
+    assert told["none"][:2] == ["", "none"] and len(told["small"]) == 24**2
+    assert {(text, words) for text, words, *_ in told["small"]} == {("", "0.50")}
 
 
 def test_a_link_restores_the_view(tab: Visit, server: str):
@@ -253,8 +323,9 @@ def test_two_visitors_with_other_models_and_pictures(tab: Visit):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
 def test_accessible_steady_and_within_a_phone(tab: Visit, theme: str, width: int):
-    page = tab(f"&__theme={theme}", width=width, height=844, has_touch=width < 500).page
+    page = tab(f"&img=drawn-4&__theme={theme}", width=width, height=844, has_touch=width < 500).page
     expect(page.locator(".offers .row").first).to_be_visible()
+    expect(page.locator(f"{TRAY} [aria-pressed=true]")).to_be_in_viewport(ratio=0.9)  # the last of the row
     assert_accessible(page)
     choose(page, OTHER)
     settled(page)

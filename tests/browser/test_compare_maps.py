@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import json
 import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from browser.compare_tab import (
     OTHER,
     PROBE_MS,
@@ -29,10 +34,13 @@ from browser.test_page import add
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
+from analysis.cli_compare import compare
 from analysis.compare import map_overlap
 from memssl_core.data.images import decode_image
+from tests.ui.test_attention import card
 from ui import wire
 from ui.examples import examples
+from ui.facts import attention_sizes, can_read, first_size
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -220,6 +228,69 @@ def test_a_model_without_attention_or_memory_is_compared_all_the_same(tab: Visit
     with page.expect_download() as download:
         page.locator(TRAY).get_by_role("button", name="PNG", exact=True).click()
     assert Image.open(download.value.path()).size == decode_image(examples()["coffee"].read()).size
+
+
+def test_both_read_the_picture_at_one_size(tab: Visit, tmp_path: Path, capsys: pytest.CaptureFixture):
+    page = tab(f"&other={OTHER}&img=coffee").page
+    settled(page)
+    size, command = page.get_by_label("Input size of both"), page.locator(".cmd code:visible")
+    grids = page.locator(".maps2 .under span:first-child")
+    own = overlap(page)
+    assert size.input_value() == "" and "size" not in link(page)
+    expect(size.locator("option:checked")).to_have_text("Own: A 128 px, 11×16; B 320 px, 13×20")
+    box = stage(page, "a").bounding_box()
+    assert box
+    stage(page, "a").click(position={"x": 0.62 * box["width"], "y": 0.35 * box["height"]})
+    expect(live(page)).to_have_text(re.compile(r"A .* from patch 3, 9: .* B .* from patch"))
+    size.select_option("192")  # which the tab Attention offers for A only
+    words = size.locator("option:checked").inner_text()
+    shapes = re.fullmatch(r"192 px: A (\d+×\d+), B (\d+×\d+)", words)
+    assert shapes and shapes.groups() == ("16×24", "8×12")
+    for _ in range(2):
+        expect(grids).to_have_text([re.compile(f"^{shape} patches") for shape in shapes.groups()])
+        expect(live(page)).to_have_text(re.compile(r"A .* from patch 5, 14: .* B .* from patch 2, 7"))
+        settled(page)
+        told = link(page)
+        assert (told["size"], told["patch"]) == ("192", str(5 * 24 + 14))
+        expect(command).to_have_text(re.compile("--size 192 (?!.*--other-size)"))
+        page.reload()
+    settled(page)
+    expect(size).to_have_value("192")
+    picture = tmp_path / "coffee.png"
+    picture.write_bytes(examples()["coffee"].read())
+    words = shlex.split(command.inner_text().replace("coffee.png", str(picture)))
+    tyro.cli(compare, args=[*words[4 : words.index("--out")], "--json"])
+    maps = json.loads(capsys.readouterr().out)["maps"]
+    assert f"{100 * maps['overlap']:.0f} %" == overlap(page)
+    page.get_by_role("group", name="Query").get_by_role("button", name="Class token").click()
+    size.select_option("")
+    expect(grids).to_have_text([re.compile("^11×16 patches"), re.compile("^13×20 patches")])
+    expect(page.locator(".common b")).to_have_text(own)
+    assert not {"size", "patch"} & set(link(page))
+    choose(page, RESNET)
+    expect(size).not_to_be_visible()
+
+
+CARDS = [card(px, patch) for px, patch in ((224, 16), (256, 16), (518, 14), (384, 14), (32, 8))]
+
+
+def test_sizes_of_both_are_whole_patches_of_both(page: Page, server: str):
+    page.goto(f"{server}healthz")
+    offered = [[px for px, _, _ in attention_sizes(of)] for of in CARDS]
+    call = """async models => {
+      const { sizeChoice, sizesOfBoth } = await import('/ui/comparesize.js');
+      const choice = sizeChoice();
+      choice.show(models, [null, null], null);
+      const [select, none] = choice.node.querySelectorAll('select, .meta');
+      return { sizes: sizesOfBoth(...models), none: select.disabled && !none.hidden };
+    }"""
+    for a, b in itertools.product(range(len(CARDS)), repeat=2):
+        models = [{"size": first_size(of), "attention_sizes": attention_sizes(of)} for of in (CARDS[a], CARDS[b])]
+        told = page.evaluate(call, models)
+        both = {px for px in offered[a] + offered[b] if can_read(CARDS[a], px) and can_read(CARDS[b], px)}
+        assert told["sizes"] == sorted(both) and told["none"] == (not both)
+        assert bool(both) == ({a, b} != {2, 4})  # 512 px at most for one, 518 at least for the other
+        assert a != b or told["sizes"] == offered[a]
 
 
 def test_both_are_asked_the_same_for_the_picture_as_a_whole(tab: Visit):

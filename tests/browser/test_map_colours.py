@@ -128,6 +128,7 @@ def test_a_run_that_goes_on_leaves_what_was_chosen_and_the_focus(panel):
     page.route("**/api/map/*/memory", lambda route: route.fulfill(json=route.fetch().json() | {"since": since}))
     page.reload()
     expect(page.locator(SHOWN)).to_contain_text("overwritten 10 of these slots")
+    expect(page.locator(SHOWN)).to_contain_text("the cross is the picture above")  # which brings choices of its own
     colour(page, "stale")
     page.evaluate("document.querySelector('.fitting button').id = document.querySelector('#map option').id = 'same'")
     row = page.locator(".legendrow")

@@ -136,16 +136,20 @@ def test_bytes_are_read_and_other_versions_refused(modules: Page):
 def test_one_question_is_under_way_and_of_a_kind_the_latest_waits(modules: Page):
     found = modules.evaluate(
         """async () => {
-             const sent = [];
-             const line = asking.questions((question) => sent.push(question));
-             const asks = [line.ask({ ask: "maps", n: 0 }), line.ask({ ask: "maps", n: 1 }), line.ask({ n: 2 }, "left"),
-                           line.ask({ ask: "maps", n: 3 }), line.ask({ n: 4 }, "right"), line.ask({ n: 5 }, "left")];
-             line.settle({ ticket: 99 }); // of a question that nobody waits for
-             for (let i = 0; i < sent.length; i++) line.settle({ ticket: sent[i].ticket, to: sent[i].n });
-             return [sent.map((one) => one.n), (await Promise.all(asks)).map((answer) => answer?.to ?? null)];
+             const [sent, props] = [[], {}];
+             let told;
+             const trigger = (event, question) => sent.push([event, question]);
+             const { ask } = asking.questions({ props, trigger, watch: (name, hear) => { told = hear; } });
+             const [left, right] = [{ kind: "left" }, { kind: "right", event: "seen" }];
+             const asks = [ask({ ask: "maps", n: 0 }), ask({ ask: "maps", n: 1 }), ask({ n: 2 }, left),
+                           ask({ ask: "maps", n: 3 }), ask({ n: 4 }, right), ask({ n: 5 }, left)];
+             const answer = (value) => { props.value = value; told(); };
+             answer({ ticket: 99 }); // of a question that nobody waits for
+             for (let i = 0; i < sent.length; i++) answer({ ticket: sent[i][1].ticket, to: sent[i][1].n });
+             return [sent.map(([event, { n }]) => [event, n]), (await Promise.all(asks)).map((one) => one?.to ?? null)];
            }"""
     )
-    assert found == [[0, 3, 5, 4], [0, None, None, 3, 4, 5]]
+    assert found == [[["asked", 0], ["asked", 3], ["asked", 5], ["seen", 4]], [0, None, None, 3, 4, 5]]
 
 
 @pytest.mark.parametrize("seed", range(3))

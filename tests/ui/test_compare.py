@@ -87,6 +87,12 @@ def test_maps_of_both_sides_are_those_of_the_attention_tab(context: Context, nea
     np.testing.assert_array_equal(rows, context.workbench(near).attention_all(picture.data, 5, 64).rows)
 
 
+def test_maps_at_any_whole_patches_between_the_sizes_of_the_list(context: Context):
+    for size, grid in ((40, [3, 5]), (72, [6, 9])):
+        key = ask(context, "maps_a", handle="chelsea", query="cls", size=size)["key"]
+        assert wire.unpack(context.results.get(key) or b"")[1]["grid"] == grid
+
+
 def test_memories_of_both_and_which_are_shared(context: Context, near: str):
     told = ask(context, "memories", handle="drawn-1", other=near, k=5)
     picture, handle = context.pictures.get("drawn-1"), context.opened().handle
@@ -202,6 +208,7 @@ WRONG = [
     {"ask": "memories", "k": "5"}, {"ask": "memories", "handle": NOBODY}, {"ask": "memories", "other": NOBODY},
     {"ask": "memories", "other": None}, {"ask": "memories", "model": ["x"]},
     {"ask": "maps_a", "size": 64, "query": "rm -rf"}, {"ask": "maps_b", "size": 65, "query": "cls"},
+    {"ask": "maps_a", "size": 24, "query": "cls"}, {"ask": "maps_a", "size": 520, "query": "cls"},
     {"ask": "probe", "probe": "mine"}, {"ask": "probe", "probe": None}, {"ask": "probe", "probe": "memory-"},
     {"ask": "probe", "probe": f"memory-{NOBODY}"}, {"ask": "probe", "probe": "drawn:7:9"},
     {"ask": "probe", "start": 257},

@@ -117,8 +117,7 @@ export function mount({ element, props, trigger, watch }) {
   const workOf = (size) => offered.attention_sizes.find(([px]) => px === size)?.[2] ?? 1;
 
   // ---- asking the server
-  const line = questions((question) => trigger("asked", question));
-  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
+  const line = questions({ props, trigger, watch });
   async function bring(kind, question) { // null when a later question took its place
     const answer = await line.ask({ ask: kind, ...question });
     if (!answer) return null;

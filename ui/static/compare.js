@@ -6,9 +6,10 @@ import { commandOf, csvOf } from "./comparefiles.js";
 import { keepLink, readLink } from "./comparelink.js";
 import { mapOverlap, mapsView } from "./comparemaps.js";
 import { memoriesSection } from "./comparememories.js";
+import { sizeChoice, sizesOfBoth } from "./comparesize.js";
 import { commandLine, count, h, icon, note, rested, save, seconds, segmented, slider, stemOf, toggle } from "./dom.js";
 import { exportsRow } from "./exports.js";
-import { framed } from "./frame.js";
+import { framed, framedAt } from "./frame.js";
 import { shortcuts } from "./keys.js";
 import { quantile, strongest } from "./maps.js";
 import { opening } from "./opening.js";
@@ -28,7 +29,7 @@ const KEYS = [
   [["←", "→", "↑", "↓"], "Move the query patch, on a map"], [["[", "]"], "Attention head, on a map"], [[",", "."], "Block, on a map"],
   [["C", "Esc"], "Back to the whole picture's query, on a map"], [["O"], "Opacity"], [["?"], "This list"]];
 const MODES = { beside: "Side by side", slider: "Under a slider" };
-const PLAIN = { mode: "beside", split: 50, opacity: 85, shared: true };
+const PLAIN = { mode: "beside", split: 50, opacity: 85, shared: true, size: null };
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const letter = (side) => side.toUpperCase();
 
@@ -40,8 +41,7 @@ export function mount({ element, props, trigger, watch }) {
   let linked = session.link.get("tab") === "compare" ? session.link : null; // not yet restored
   let pictureOf = null; // the tray's picture that the query's place belongs to
   let listed = { source: null, at: 0 }; // what suggestions were made for, and when
-  const line = questions((question) => trigger("asked", question));
-  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
+  const line = questions({ props, trigger, watch });
 
   // ---- what stands where
   const other = otherModel({ id: "compare-sources", changed: () => { of.b.shown = of.b.asked = of.b.problem = null; wish(); }, busy: showState });
@@ -59,6 +59,7 @@ export function mount({ element, props, trigger, watch }) {
   const mode = segmented("Show", Object.entries(MODES), look.mode, (name) => { look.mode = name; draw(); });
   const query = segmented("Query", [["whole", "Class token"], ["patch", "Patch"]], "whole", (kind) => { look.place = kind === "whole" ? null : look.place ?? placeOfStrongest(); wish(); draw(); });
   const opacity = slider("Opacity", { min: 0, max: 100, value: look.opacity, oninput: (v) => { look.opacity = v; draw(); } });
+  const sizes = sizeChoice(setSize);
   const shared = toggle("Same scale for both", true, (on) => { look.shared = on; draw(); });
   const divider = slider("Divider", { min: 0, max: 100, value: look.split, words: (v) => `A ${v} %, B ${100 - v} %`, oninput: (v) => { look.split = v; draw(); } });
   const common = h("b");
@@ -68,8 +69,8 @@ export function mount({ element, props, trigger, watch }) {
   const mapSection = h("section", { class: "onpicture", "aria-label": "Maps" },
     h("div", { class: "head" }, h("h2", {}, "On this picture"), h("span", { class: "meta" }, "attention weight, as a multiple of uniform"),
       h("button", { type: "button", class: "btn quiet keysbtn", "aria-haspopup": "dialog", onclick: keys.show }, "Keys", h("kbd", {}, "?"))),
-    h("div", { class: "toolbar" }, mode.node, h("div", { class: "fld" }, h("span", { class: "lab" }, "Query"), query.node), shared, opacity.node,
-      h("div", { class: "common" }, h("span", { class: "lab" }, "Overlap of the maps"), common, commonWords)),
+    h("div", { class: "toolbar" }, mode.node, h("div", { class: "fld" }, h("span", { class: "lab" }, "Query"), query.node), shared, opacity.node),
+    h("div", { class: "toolbar" }, sizes.node, h("div", { class: "common" }, h("span", { class: "lab" }, "Overlap of the maps"), common, commonWords)),
     h("div", { class: "two" }, SIDES.map((side) => choose[side].node)), maps.node);
   maps.figures.a.node.append(divider.node);
   const command = commandLine();
@@ -103,6 +104,9 @@ export function mount({ element, props, trigger, watch }) {
     return chosen !== null && chosen < layers(side) ? chosen : usual.layer(side);
   }
   const headChosen = (side) => (hasHead(side, of[side].head) ? of[side].head : usual.head(side));
+  // the input size: the chosen one if both can read it, else null and each its own
+  const sizeNow = () => (SIDES.every(hasMaps) && sizesOfBoth(...SIDES.map(modelOf)).includes(look.size) ? look.size : null);
+  const sizeOf = (side) => sizeNow() ?? modelOf(side).size;
   // [query, words] for the picture as a whole, which both can be asked
   function whole() {
     const theirs = SIDES.filter(hasMaps).map((side) => modelOf(side).whole);
@@ -172,6 +176,8 @@ export function mount({ element, props, trigger, watch }) {
     showState();
   }
 
+  // where patches lie at the size that is now asked for
+  const frameOf = (side, shown) => (shown.size === sizeOf(side) ? shown.frame : framedAt(shown.maps.facts.frame, sizeOf(side)));
   const isOf = (shown, model) => shown && shown.model.handle === model.handle && shown.handle === session.handle;
   function bringMaps(side) {
     const one = of[side];
@@ -179,9 +185,9 @@ export function mount({ element, props, trigger, watch }) {
     const here = isOf(one.shown, model) ? one.shown : null; // whose frame tells which patch is meant
     if (here && one.patch !== null && one.patch < here.maps.patches) look.place = middle(here, one.patch);
     if (here) one.patch = null;
-    const patch = look.place && here ? here.frame.at(...look.place) : null;
+    const patch = look.place && here ? frameOf(side, here).at(...look.place) : null;
     const [query, words] = whole();
-    const question = { ask: `maps_${side}`, model: model.handle, handle: session.handle, query: patch ?? query, size: model.size };
+    const question = { ask: `maps_${side}`, model: model.handle, handle: session.handle, query: patch ?? query, size: sizeOf(side) };
     const name = JSON.stringify(question);
     if ([one.asked?.name, !one.asked && one.shown?.name, one.problem?.name].includes(name)) return;
     one.asked = { name, words, since: performance.now() };
@@ -199,7 +205,7 @@ export function mount({ element, props, trigger, watch }) {
       const found = attentionMaps(unpack(await response.arrayBuffer()));
       if (one.asked !== mine) return;
       one.asked = null;
-      one.shown = { name: mine.name, model, handle: question.handle, query: question.query, whole: mine.words, maps: found, frame: framed(found.facts.frame), photo };
+      one.shown = { name: mine.name, model, handle: question.handle, query: question.query, size: question.size, whole: mine.words, maps: found, frame: framed(found.facts.frame), photo };
       showPhoto(side);
     } catch (error) {
       if (one.asked !== mine) return;
@@ -234,7 +240,7 @@ export function mount({ element, props, trigger, watch }) {
     const { shown } = of[lead()];
     const told = (side, name, now) => (other.model && hasMaps(side) && now(side) !== usual[name](side) ? now(side) : null);
     const [a, b] = SIDES.map((side) => ({ layer: told(side, "layer", layerOf), head: told(side, "head", headChosen) }));
-    keepLink(look, PLAIN, { a, b, patch: look.place && shown ? shown.frame.at(...look.place) : null, probe: probe.shown, other: other.model?.source });
+    keepLink({ ...look, size: sizeNow() }, PLAIN, { a, b, patch: look.place && shown ? frameOf(lead(), shown).at(...look.place) : null, probe: probe.shown, other: other.model?.source });
   }
   const keepSoon = rested(LINK_MS, keepNow); // browsers take an address changed with each step of a slider amiss
 
@@ -262,6 +268,8 @@ export function mount({ element, props, trigger, watch }) {
     mode.press(isSlider ? "slider" : "beside");
     mode.button("slider").disabled = !(hasMaps("a") && hasMaps("b"));
     divider.node.hidden = !isSlider;
+    sizes.node.hidden = !SIDES.every(hasMaps);
+    if (!sizes.node.hidden) sizes.show(SIDES.map(modelOf), SIDES.map((side) => onScreen(side)?.maps.facts.frame), sizeNow());
     query.press(look.place ? "patch" : "whole");
     for (const button of query.node.children) button.disabled = !(views.a ?? views.b);
     if (!of.a.asked && !of.b.asked) showOverlap(views); // until both are there the old number stays
@@ -326,6 +334,15 @@ export function mount({ element, props, trigger, watch }) {
     look.place = middle(shown, patch);
     wish();
     draw();
+  }
+  function setSize(size) {
+    look.size = size;
+    const { shown } = of[lead()];
+    if (look.place && shown) { // the middle of a patch again
+      const frame = frameOf(lead(), shown);
+      look.place = middle({ frame }, frame.at(...look.place));
+    }
+    wish();
   }
   function hover(side, x, y) {
     const before = look.hover;

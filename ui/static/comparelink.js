@@ -2,7 +2,7 @@
 
 import { session, whole, writeLink } from "./session.js";
 
-// What a link names: {mode, split, opacity, shared} in place of `plain`, {layer, head} of each side (null where not
+// What a link names: {mode, split, opacity, shared, size} in place of `plain`, {layer, head} of each side (null where not
 // named), a patch, a probe set, the source of the other model. `modes`: by name those there are.
 export function readLink(link, plain, modes) {
   const number = (name, low, high) => whole(link.get(name), low, high);
@@ -14,6 +14,7 @@ export function readLink(link, plain, modes) {
       split: number("split", 0, 100) ?? plain.split,
       opacity: number("opacity", 0, 100) ?? plain.opacity,
       shared: link.get("scale") !== "own",
+      size: number("size", 1, 16_384),
     },
     a: { layer: number("layer", 0, 255), head: head("head") },
     b: { layer: number("layer_b", 0, 255), head: head("head_b") },
@@ -28,6 +29,6 @@ export function keepLink(look, plain, { a, b, patch, probe, other }) {
   const own = (name) => (look[name] === plain[name] ? null : look[name]);
   writeLink({
     tab: "compare", img: session.handle, other, layer: a.layer, head: a.head, layer_b: b.layer, head_b: b.head, patch,
-    mode: own("mode"), split: look.mode === "slider" ? own("split") : null, opacity: own("opacity"), scale: look.shared ? null : "own", probe,
+    mode: own("mode"), split: look.mode === "slider" ? own("split") : null, opacity: own("opacity"), scale: look.shared ? null : "own", size: own("size"), probe,
   });
 }

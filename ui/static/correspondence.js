@@ -89,9 +89,8 @@ export function mount({ element, props, trigger, watch }) {
   const csv = h("button", { type: "button", class: "btn", onclick: saveCsv }, "CSV");
   const exports = exportsRow({ tray: "tray-correspondence", below: command.node, keepLink: keepNow, buttons: [png, npz, csv] });
 
-  // ---- asking the server: `ask` names the event
-  const line = questions(({ ask, ...question }) => trigger(ask, question));
-  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
+  // ---- asking the server
+  const line = questions({ props, trigger, watch });
 
   function questionFor(model) {
     const { a, b } = session.pair;
@@ -131,7 +130,7 @@ export function mount({ element, props, trigger, watch }) {
     if (name === (view.asked ?? view.shown)?.name || (session.problem && view.refused === name)) return;
     const mine = view.asked = { name, question, since: performance.now() };
     showState();
-    const answer = await line.ask({ ask: "asked", ...question }, view);
+    const answer = await line.ask(question, { kind: view });
     if (view.asked !== mine) return;
     try {
       if (answer.error) throw answer.error;
@@ -325,7 +324,7 @@ export function mount({ element, props, trigger, watch }) {
     const { side, patch } = look.pin;
     const { question, name: of } = main.shown;
     const mine = crop = { ...crop, of, side, patch, box: null, old: crop?.rows ?? crop?.old, rows: null, problem: null };
-    const answer = await line.ask({ ask: "remembered", ...question, side, patch });
+    const answer = await line.ask({ ...question, side, patch }, { event: "remembered" });
     if (crop !== mine) return;
     crop = answer.error ? { of, side, patch, problem: answer.error } : { of, side, patch, ...answer };
     draw();

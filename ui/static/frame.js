@@ -29,4 +29,11 @@ export function gridAt({ width, height, patch_px }, size) {
   return { rows: patches(height), columns: patches(width) };
 }
 
+// The patches of a picture shown whole at another input size
+export function framedAt(frame, size) {
+  const { rows, columns } = gridAt(frame, size);
+  const scales = { scale_x: (columns * frame.patch_px) / frame.width, scale_y: (rows * frame.patch_px) / frame.height };
+  return framed({ ...frame, rows, columns, ...scales });
+}
+
 const halfEven = (v) => (v % 1 === 0.5 ? 2 * Math.round(v / 2) : Math.round(v));

@@ -20,8 +20,7 @@ export function mount({ element, props, trigger, watch }) {
   let underWay = null; // {table, since}
   let problem = null;
   let focus = [0, 0]; // the cell that Tab reaches
-  const line = questions((question) => trigger("asked", question));
-  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
+  const line = questions({ props, trigger, watch });
 
   const choice = segmented("Effect", Object.entries(MEASURES).map(([name, { label }]) => [name, label]), measure, (name) => { measure = name; draw(); });
   const start = h("button", { type: "button", class: "btn pri", onclick: run }, "Measure");

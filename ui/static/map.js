@@ -137,8 +137,7 @@ export function mount({ element, props, trigger, watch }) {
   }
 
   // ---- the tray's picture on the map
-  const line = questions((question) => trigger("asked", question));
-  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
+  const line = questions({ props, trigger, watch });
   async function placePicture() {
     const { handle } = session;
     if (!map || !handle || wished === `${handle} ${map.key}`) return;

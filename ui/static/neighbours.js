@@ -41,8 +41,7 @@ export function mount({ element, props, trigger, watch }) {
   element.append(view, state, command.node);
 
   const isWanted = (question) => question && question.model === session.facts.model.handle && question.handle === session.handle && question.space === look.space && question.k === look.k;
-  const line = questions((question) => trigger("asked", question));
-  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
+  const line = questions({ props, trigger, watch });
   function wish() {
     const { model } = session.facts;
     if (model?.memory && !model.memory.spaces.includes(look.space)) look.space = model.memory.spaces[0] ?? "memory";

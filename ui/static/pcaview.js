@@ -18,8 +18,7 @@ export function pcaPanel({ panel, opacity, nameOf, props, trigger, watch }) {
   let asked = null; // {name}: the question under way
   let refused = null; // {name, error}
   let offered = null; // the model whose features are offered
-  const line = questions((question) => trigger("asked", question));
-  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
+  const line = questions({ props, trigger, watch });
 
   const stages = [sideStage("PCA colours"), sideStage("PCA colours of the second picture", { isQuery: false })];
   const facet = h("select", { "aria-label": "Kind of features", onchange: () => { look.facet = facet.value; wish(); } });

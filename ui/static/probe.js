@@ -1,15 +1,13 @@
 // Two models over a probe set: which pictures' neighbourhoods changed most, and how alike the models are in all.
 
 import { get } from "./ask.js";
-import { cividis, colourAt, drawRamp } from "./colormap.js";
 import { progressBar } from "./dialog.js";
 import { count, duration, h, note, save } from "./dom.js";
+import { layerTable, told } from "./layertable.js";
 
 const SHOWN = 10; // neighbours of a picture, of each model
 const MOST_LOSSES = 3;
 const ETA_MS = 10_000; // after this the time that is left is told
-const HEAT_PX = 184;
-const told = (value) => (value === null ? "none" : value.toFixed(2)); // null: where nothing varies there is none
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
 // `ask(question)` takes it to Python; `look(file)` puts a picture of the set into the tray; `changed()` after a result
@@ -37,12 +35,12 @@ export function probeSection({ ask, look, changed }) {
   const meta = h("span", { class: "meta" });
   const list = h("div", { class: "changed", role: "group", "aria-label": "Pictures that changed most", tabindex: "0" });
   const beside = h("div", { class: "kin" });
-  const heat = h("div", { class: "heatbox" });
+  const layers = layerTable();
   const node = h("section", { class: "probe", "aria-label": "What changed most" },
     h("div", { class: "head" }, h("h2", {}, "What changed most"), meta, csv),
     h("div", { class: "probegrid" },
       h("div", { class: "ask" }, h("label", { class: "fld" }, h("span", { class: "lab" }, "Probe set"), set), go, cancel, busy, slot, figures, about),
-      list, beside, heat));
+      list, beside, layers.node));
 
   // ---- which models, which sets
   async function use(a, b) {
@@ -148,7 +146,7 @@ export function probeSection({ ask, look, changed }) {
     drawFigures();
     drawList();
     drawKin();
-    drawHeat();
+    layers.show(result);
   }
   function drawFigures() {
     figures.hidden = !result;
@@ -198,30 +196,6 @@ export function probeSection({ ask, look, changed }) {
     const suffix = blob.type.split("/")[1] ?? "png";
     look(new File([blob], `${(one.name ?? `probe-${one.index}`).replace(/\.\w+$/, "").replace(/[^\w-]+/g, "-")}.${suffix}`, { type: blob.type }));
   }
-  function drawHeat() {
-    heat.hidden = !result;
-    if (!result) return;
-    if (!result.layers) {
-      heat.replaceChildren(h("div", { class: "lab" }, "CKA by layer"), h("p", { class: "meta" }, "The layers of these two are not compared."));
-      return;
-    }
-    const { a, b } = result.models;
-    const [rows, columns] = [result.layers.length, result.layers[0].length];
-    const named = (model, layer) => `${model.layer_noun} ${layer + 1}`;
-    const mark = (i, n) => (n <= 6 || i === 0 || i === n - 1 || (i + 1) % 4 === 0 ? String(i + 1) : "");
-    const tall = Math.floor(Math.min(HEAT_PX / columns, HEAT_PX / rows));
-    const cell = (value, i, j) => h("td", { style: { background: value === null ? "" : colourAt(cividis, value), height: `${tall}px` }, title: `A ${named(a, i)}, B ${named(b, j)}: ${told(value)}` }, h("span", { class: "quiet-live" }, told(value)));
-    const line = (i) => h("tr", {}, h("th", { scope: "row" }, h("span", { class: "quiet-live" }, named(a, i)), h("span", { "aria-hidden": "true" }, mark(i, rows))), result.layers[i].map((value, j) => cell(value, i, j)));
-    const ramp = h("canvas", { "aria-hidden": "true" });
-    drawRamp(ramp, cividis);
-    heat.replaceChildren(
-      h("div", { class: "lab" }, `CKA by ${a.layer_noun === b.layer_noun ? a.layer_noun : "layer"}: A up, B across`),
-      h("table", { class: "heat" }, h("caption", { class: "quiet-live" }, "CKA between layers; rows are A, columns B"),
-        h("colgroup", {}, h("col", { style: { width: "20px" } })), h("tbody", {}, Array.from({ length: rows }, (_, i) => line(rows - 1 - i))),
-        h("tfoot", {}, h("tr", {}, h("th", { scope: "col" }, h("span", { class: "quiet-live" }, "A, B")), result.layers[0].map((_, j) => h("th", { scope: "col" }, h("span", { class: "quiet-live" }, named(b, j)), h("span", { "aria-hidden": "true" }, mark(j, columns))))))),
-      h("div", { class: "scale meta" }, h("span", {}, "0"), ramp, h("span", {}, "1")));
-  }
-
   function saveCsv() {
     const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
     const rows = result.changed.map((one, i) => [i + 1, one.index, quoted(one.name ?? ""), one.kept.toPrecision(4), quoted(one.a.join(" ")), quoted(one.b.join(" "))].join(","));

@@ -40,8 +40,7 @@ export function mount({ element, props, trigger, watch, upload }) {
   let asked = null; // {stamp}: the question under way
   let refused = null; // {stamp, error}
   let linked = session.link.get("tab") === "search" ? session.link : null;
-  const line = questions((question) => trigger("asked", question));
-  watch("value", () => line.settle(JSON.parse(JSON.stringify(props.value ?? {}))));
+  const line = questions({ props, trigger, watch });
 
   // ---- what stands where
   const shelf = galleries({ upload, chosen: (name) => goTo({ kind: "gallery", name }), deleted: (name) => { if (look.place.name === name) look.place = { kind: "gallery", name: null }; }, changed: () => { drawPlaces(); wish(); } });

@@ -5,6 +5,7 @@ import { h, icon, note } from "./dom.js";
 import { doors, session } from "./session.js";
 
 const MAX_FILE_BYTES = 50e6;
+const RING_PX = 4; // around the chosen square
 let tickets = 0;
 const waiting = new Map(); // ticket of an upload -> what to do with the answer
 const inputs = new Set(); // the file choosers of all trays, for the "Add a picture" buttons elsewhere
@@ -111,6 +112,11 @@ export function mount({ element, props, trigger, watch, upload }) {
     if (asks && shown() && !fetchIt.hidden && /^https?:\/\/\S+$/i.test(words) && !event.target.closest("input, textarea, [contenteditable]")) addAddress(words);
   });
 
+  function bringIn(square) { // sideways: the page stays where it is
+    if (!square) return;
+    const [{ left, right }, box] = [square, strip].map((node) => node.getBoundingClientRect());
+    strip.scrollLeft += Math.min(0, left - RING_PX - box.left) + Math.max(0, right + RING_PX - box.right);
+  }
   const squares = new Map();
   session.hear(() => {
     for (const picture of session.pictures) {
@@ -137,7 +143,7 @@ export function mount({ element, props, trigger, watch, upload }) {
     else if (strip.lastElementChild !== input) strip.append(plus, input);
     plus.disabled = !session.ready;
     fetchIt.hidden = !session.ready || Boolean(session.facts.public || session.facts.offline);
-    squares.get(pair ? session.pair[session.side] : session.handle)?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    bringIn(squares.get(pair ? session.pair[session.side] : session.handle));
     slot.replaceChildren(...(session.problem ? [note(session.problem)] : []));
   });
 }
