@@ -297,6 +297,9 @@ class MemoryRows:
         found = self._memory().rows(self.slots[rows])
         return [{"id": row["slot"], **{name: row[name] for name in told}} for row in found]
 
+    def has_thumbnail(self, slot: int) -> bool:
+        return bool(self._memory().pictured[slot])
+
     def thumbnail(self, slot: int) -> bytes:
         return self._memory().thumbnail(slot)
 

@@ -147,7 +147,7 @@ def add_map_routes(api: APIRouter, owners: APIRouter, context: Context) -> None:
     @api.post("/slots/{model}/export", response_model=None)
     def export(model: str, taken: Taken) -> Response:
         memory = memory_of(context, model)
-        slots = np.array([slot for slot in taken.slots if 0 <= slot < memory.slots], np.int64)
+        slots = np.array([slot for slot in dict.fromkeys(taken.slots) if 0 <= slot < memory.slots], np.int64)
         data, media_type = FILES[taken.kind](memory, slots, context.public)
         name = f"slots.{taken.kind}"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}

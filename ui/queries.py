@@ -105,7 +105,7 @@ class MemoryShelf:
             "more_paths": 0,
             "image_id": one["image_id"],
             "step": one["step"],
-            "thumb": f"api/thumb/{self.handle}/{slot}" if self.thumbnail(slot) else None,
+            "thumb": f"api/thumb/{self.handle}/{slot}" if self.searched.has_thumbnail(slot) else None,
             "picture": None,
         }
 

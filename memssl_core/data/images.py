@@ -26,6 +26,7 @@ MID_GREY = (128, 128, 128, 255)
 # Decoded by Pillow itself (EPS would start Ghostscript), recognised by a signature, one picture size in the header.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+NUDGE = 1e-9  # patches: what lies on an edge is rounded to the same side here as in ui/static/frame.js
 MAX_ASPECT = 64  # of a picture that Transform enlarges: bounds the memory of a hostile 16384x8
 
 TOO_LARGE_FILE = f"This file is larger than {MAX_BYTES // 10**6} MB. Choose a smaller picture."
@@ -243,9 +244,9 @@ class Frame:
         return *self._original(column, row), *self._original(column + 1, row + 1)
 
     def patch_at(self, x: float, y: float) -> int | None:
-        """The patch that covers a position; None outside the patches."""
-        column = ((x + 0.5) * self.scale_x - self.left_px) / self.patch_px
-        row = ((y + 0.5) * self.scale_y - self.top_px) / self.patch_px
+        """The patch that covers a position, on an edge the next one; None outside the patches."""
+        column = ((x + 0.5) * self.scale_x - self.left_px) / self.patch_px + NUDGE
+        row = ((y + 0.5) * self.scale_y - self.top_px) / self.patch_px + NUDGE
         if not (0 <= column < self.columns and 0 <= row < self.rows):
             return None
         return int(row) * self.columns + int(column)

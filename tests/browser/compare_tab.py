@@ -49,6 +49,7 @@ def own_source(page: Page) -> str:
 
 
 def overlap(page: Page) -> str:
+    expect(page.locator(".common b")).not_to_be_empty()
     return page.locator(".common b").inner_text()
 
 

@@ -254,6 +254,7 @@ def test_both_read_the_picture_at_one_size(tab: Visit, tmp_path: Path, capsys: p
         assert (told["size"], told["patch"]) == ("192", str(5 * 24 + 14))
         expect(command).to_have_text(re.compile("--size 192 (?!.*--other-size)"))
         page.reload()
+    expect(live(page)).to_have_text(re.compile("A .* from patch 5, 14: "))
     settled(page)
     expect(size).to_have_value("192")
     picture = tmp_path / "coffee.png"
@@ -269,6 +270,30 @@ def test_both_read_the_picture_at_one_size(tab: Visit, tmp_path: Path, capsys: p
     assert not {"size", "patch"} & set(link(page))
     choose(page, RESNET)
     expect(size).not_to_be_visible()
+
+
+def test_a_patch_of_b_is_the_one_that_link_and_command_lead_to(
+    tab: Visit, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    page = tab(f"&other={OTHER}&img=coffee").page
+    settled(page)
+    box = stage(page, "b").bounding_box()
+    assert box
+    stage(page, "b").click(position={"x": 7.5 / 20 * box["width"], "y": 5.5 / 13 * box["height"]})
+    picture = tmp_path / "coffee.png"
+    picture.write_bytes(examples()["coffee"].read())
+    for _ in range(2):  # the middle of A's patch lies in another patch of B
+        expect(live(page)).to_have_text(re.compile(r"A .* from patch 4, 6: .* B .* from patch 5, 7:"))
+        settled(page)
+        told = link(page)
+        assert (told["side"], told["patch"]) == ("b", str(5 * 20 + 7))
+        words = shlex.split(page.locator(".cmd code:visible").inner_text().replace("coffee.png", str(picture)))
+        tyro.cli(compare, args=[*words[4 : words.index("--out")], "--json"])
+        assert overlap(page) == f"{100 * json.loads(capsys.readouterr().out)['maps']['overlap']:.0f} %"
+        page.reload()
+    page.get_by_role("button", name="Swap").click()
+    expect(live(page)).to_have_text(re.compile(r"A .* from patch 5, 7: .* B .* from patch 4, 6:"))
+    assert "side" not in link(page) and link(page)["patch"] == str(5 * 20 + 7)
 
 
 CARDS = [card(px, patch) for px, patch in ((224, 16), (256, 16), (518, 14), (384, 14), (32, 8))]

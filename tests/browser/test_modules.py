@@ -91,6 +91,23 @@ def test_the_patches_of_another_size_are_foretold(modules: Page):
         assert found == {"rows": frame.rows, "columns": frame.columns}
 
 
+def test_the_middle_of_a_patch_on_the_edge_of_another_grid_is_in_the_patch_after_it(modules: Page):
+    picture = Image.new("L", (500, 375))
+    few, many = (fit_to_patches(picture, patch_px=14, size=size, max_tokens=4096)[1] for size in (448, 896))
+    assert (2 * few.rows, 2 * few.columns) == (many.rows, many.columns)
+    expected = [
+        (2 * row + 1) * many.columns + 2 * column + 1 for row in range(few.rows) for column in range(few.columns)
+    ]
+    assert [many.patch_at(*few.centre_of(patch)) for patch in range(few.rows * few.columns)] == expected
+    found = modules.evaluate(
+        """told => { const [few, many] = told.map(frame.framed);
+           const middle = ([x0, y0, x1, y1]) => [(x0 + x1) / 2, (y0 + y1) / 2];
+           return Array.from({ length: few.rows * few.columns }, (_, i) => many.at(...middle(few.box(i)))); }""",
+        [asdict(few), asdict(many)],
+    )
+    assert found == expected
+
+
 @pytest.mark.parametrize(
     "frame",
     [

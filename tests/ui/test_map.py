@@ -246,7 +246,7 @@ def test_a_selection_is_taken_away(client: TestClient, model, memory):
     assert tuple(rows[0]) == COLUMNS and [row[0] for row in rows[1:]] == ["3", "1"]
     table = pq.read_table(io.BytesIO(take("parquet", [3, 1]).content))
     assert table.column_names == list(COLUMNS) and table["class_name"].to_pylist()[1] == memory.class_name[1].as_py()
-    with zipfile.ZipFile(io.BytesIO(take("zip", [3, 62]).content)) as file:
+    with zipfile.ZipFile(io.BytesIO(take("zip", [3, 62, 3]).content)) as file:
         assert file.namelist() == ["slots.csv", "3.jpg"] and file.read("3.jpg") == memory.thumbnail(3)
     assert take("exe", [1]).status_code == 422 and take("csv", ["x"]).status_code == 422
 

@@ -25,6 +25,7 @@ from analysis.gallery import delete_gallery, open_gallery
 from analysis.search import great_circle, groups, less_like, mean_of
 from analysis.update import encoder_of, update_gallery
 from memssl_core import paths
+from memssl_core.bundle.table import MemoryTable
 from memssl_core.errors import MemsslError, ModelError
 from ui import wire
 from ui.context import Context, handler
@@ -305,6 +306,11 @@ def test_results_travel_and_are_taken_away(mine: Context, album: Path):
     other = show(mine, (), {"ask": "walk", "place": GALLERY, "a": {"id": 1}, "b": {"id": 2}, "n": 3})["key"]
     for wrong in (other, "0" * 32, "..", "x"):
         assert client.post(f"/api/found/{wrong}/export", json={}).status_code in (404, 410), wrong
+
+
+def test_a_search_reads_no_pictures_of_a_memory(mine: Context, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(MemoryTable, "thumbnail", None)  # of a checkpoint it would read the original
+    assert all(one["thumb"] for one in result(mine, ask(MEMORY, {"handle": "chelsea"}))["results"])
 
 
 def test_results_of_a_memory_are_taken_away(mine: Context):

@@ -29,7 +29,7 @@ const KEYS = [
   [["←", "→", "↑", "↓"], "Move the query patch, on a map"], [["[", "]"], "Attention head, on a map"], [[",", "."], "Block, on a map"],
   [["C", "Esc"], "Back to the whole picture's query, on a map"], [["O"], "Opacity"], [["?"], "This list"]];
 const MODES = { beside: "Side by side", slider: "Under a slider" };
-const PLAIN = { mode: "beside", split: 50, opacity: 85, shared: true, size: null };
+const PLAIN = { mode: "beside", split: 50, opacity: 85, shared: true, size: null, from: "a" };
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const letter = (side) => side.toUpperCase();
 
@@ -114,8 +114,9 @@ export function mount({ element, props, trigger, watch }) {
   }
   function swapModels() {
     const { model } = session.facts;
-    const chosen = SIDES.map((side) => (hasMaps(side) ? { layer: layerOf(side), head: headChosen(side) } : { layer: null, head: null }));
+    const chosen = SIDES.map((side) => ({ patch: of[side].patch, ...(hasMaps(side) ? { layer: layerOf(side), head: headChosen(side) } : { layer: null, head: null }) }));
     for (const [i, side] of SIDES.entries()) Object.assign(of[side], chosen[1 - i], { shown: null, asked: null, problem: null });
+    look.from = look.from === "a" ? "b" : "a";
     session.use(other.swapped(model)); // it comes back as a change of the session
     for (const side of SIDES.filter(hasMaps)) for (const name of ["layer", "head"]) if (of[side][name] === usual[name](side)) of[side][name] = null;
     draw();
@@ -166,7 +167,7 @@ export function mount({ element, props, trigger, watch }) {
         for (const side of SIDES) {
           offerChoices(side);
           if (hasMaps(side)) bringMaps(side);
-          else of[side].shown = of[side].asked = of[side].problem = null;
+          else of[side].shown = of[side].asked = of[side].problem = of[side].patch = null;
         }
         memories.bring(model, other.model);
         probe.use(model, other.model);
@@ -223,14 +224,14 @@ export function mount({ element, props, trigger, watch }) {
   const showPhoto = (side) => maps.show(side, of[side].shown.photo);
 
   // ---- the address leads back to what is on screen
-  const lead = () => (hasMaps("a") ? "a" : "b"); // the side whose patch an address names
+  const lead = () => (hasMaps(look.from) ? look.from : hasMaps("a") ? "a" : "b"); // the side whose patch is meant
   function restore() {
     const { look: seen, a, b, patch, probe: set, other: source } = readLink(linked, PLAIN, MODES);
     linked = null;
     Object.assign(look, seen);
     Object.assign(of.a, a);
     Object.assign(of.b, b);
-    of[lead()].patch = patch;
+    of[look.from === "b" ? "b" : lead()].patch = patch; // B may not be open yet
     [divider.value, opacity.value, shared.firstChild.checked] = [look.split, look.opacity, look.shared];
     if (set) probe.restore(set);
     if (source) other.choose(source);
@@ -240,7 +241,7 @@ export function mount({ element, props, trigger, watch }) {
     const { shown } = of[lead()];
     const told = (side, name, now) => (other.model && hasMaps(side) && now(side) !== usual[name](side) ? now(side) : null);
     const [a, b] = SIDES.map((side) => ({ layer: told(side, "layer", layerOf), head: told(side, "head", headChosen) }));
-    keepLink({ ...look, size: sizeNow() }, PLAIN, { a, b, patch: look.place && shown ? frameOf(lead(), shown).at(...look.place) : null, probe: probe.shown, other: other.model?.source });
+    keepLink({ ...look, from: lead(), size: sizeNow() }, PLAIN, { a, b, patch: look.place && shown ? frameOf(lead(), shown).at(...look.place) : null, probe: probe.shown, other: other.model?.source });
   }
   const keepSoon = rested(LINK_MS, keepNow); // browsers take an address changed with each step of a slider amiss
 
@@ -325,6 +326,7 @@ export function mount({ element, props, trigger, watch }) {
   function placeOfStrongest() {
     const side = onScreen("a") ? "a" : "b";
     const shown = onScreen(side);
+    look.from = side;
     return shown ? middle(shown, strongest(shown.maps.map(layerOf(side), headChosen(side)))) : null;
   }
   function pick(side, x, y) { // the middle of the patch that was meant, so that both models are asked the same place
@@ -332,6 +334,7 @@ export function mount({ element, props, trigger, watch }) {
     const patch = shown?.frame.at(x, y) ?? null;
     if (patch === null) return;
     look.place = middle(shown, patch);
+    look.from = side;
     wish();
     draw();
   }
@@ -423,7 +426,7 @@ export function mount({ element, props, trigger, watch }) {
   const fileName = (suffix) => `${stemOf(session.picture?.name ?? "picture")}-compare.${suffix}`;
   const taken = (side) => onScreen(side) && { ...onScreen(side), side, layer: layerOf(side), head: headChosen(side) };
   function writeCommand() {
-    if (other.model) command.text = commandOf(session.picture?.name ?? "picture.png", SIDES.map(modelOf), SIDES.map(taken), probe.shown);
+    if (other.model) command.text = commandOf(session.picture?.name ?? "picture.png", SIDES.map(modelOf), SIDES.map(taken), lead(), probe.shown);
   }
 
   new ResizeObserver(draw).observe(maps.node);

@@ -5,30 +5,37 @@ import { shellWord } from "./dom.js";
 import { MEMORIES } from "./comparememories.js";
 
 // The command for a picture under two models; of both maps, null where there is none, B's own choices stand where they
-// are not those of A. `probe`: the set that the models were compared on.
-export function commandOf(file, [modelA, modelB], [a, b], probe) {
+// are not those of A. `from`: the side whose patch is asked; B's goes as a place. `probe`: the set the models were compared on.
+export function commandOf(file, [modelA, modelB], [a, b], from, probe) {
   const flag = (name, value) => ` --${name} ${value}`;
   let maps = "";
   if (a && b) {
     const [ofA, ofB] = [a, b].map((one) => ({ layer: one.layer, head: one.head, size: one.maps.facts.size }));
     const own = Object.keys(ofB).filter((name) => ofB[name] !== ofA[name]);
-    maps = [flag("layer", a.layer), flag("head", a.head), flag("query", a.query), flag("size", ofA.size), ...own.map((name) => flag(`other-${name}`, ofB[name]))].join("");
+    const query = from === "b" && typeof b.query === "number" ? placeOf(b, b.query).map(roundUp).join(",") : a.query;
+    maps = [flag("layer", a.layer), flag("head", a.head), flag("query", query), flag("size", ofA.size), ...own.map((name) => flag(`other-${name}`, ofB[name]))].join("");
   }
   const set = probe && { drawn: "drawn", [`memory-${modelA.handle}`]: "memory" }[probe];
   return `python -m analysis compare ${shellWord(file)} --model ${shellWord(modelA.typed)} --other ${shellWord(modelB.typed)}${maps} --k ${MEMORIES}`
     + `${set ? flag("probe", set) : ""}${maps ? flag("out", "compare.png") : ""}`;
 }
 
+const roundUp = (px) => Math.ceil(px * 1e4) / 1e4; // so that a place on the edge of a patch of A stays in that patch
+
+// The middle of a patch in pixels of the original picture
+function placeOf({ maps, frame }, patch) {
+  const [x0, y0, x1, y1] = frame.box(patch);
+  const { width, height } = maps.facts.frame;
+  return [((x0 + x1) / 2) * width - 0.5, ((y0 + y1) / 2) * height - 0.5];
+}
+
 // Maps on screen: block and head from 0, the middles of patches in pixels of the original picture
 export function csvOf(shown) {
   const lines = shown.flatMap(({ side, model, maps, frame, layer, head }) => {
     const weights = maps.map(layer, head);
-    const { width, height } = maps.facts.frame;
-    return Array.from({ length: maps.patches }, (_, patch) => {
-      const [x0, y0, x1, y1] = frame.box(patch);
-      return [side.toUpperCase(), `"${model.source.replaceAll('"', '""')}"`, layer, head, Math.floor(patch / maps.columns), patch % maps.columns,
-        (((x0 + x1) / 2) * width - 0.5).toFixed(2), (((y0 + y1) / 2) * height - 0.5).toFixed(2), weights[patch].toPrecision(7)].join(",");
-    });
+    return Array.from({ length: maps.patches }, (_, patch) => [
+      side.toUpperCase(), `"${model.source.replaceAll('"', '""')}"`, layer, head, Math.floor(patch / maps.columns), patch % maps.columns,
+      ...placeOf({ maps, frame }, patch).map((px) => px.toFixed(2)), weights[patch].toPrecision(7)].join(","));
   });
   return `${["side,model,block,head,row,column,x_px,y_px,weight", ...lines].join("\n")}\n`;
 }

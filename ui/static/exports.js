@@ -15,8 +15,10 @@ export function exportsRow({ tray, below, keepLink, buttons }) {
   }
   function place() {
     const acts = document.querySelector(`#${tray} .acts`);
+    const isThere = narrow.matches ? below.nextSibling === node : node.parentNode === acts;
+    if (isThere) return; // moved, its buttons would lose the focus
     if (narrow.matches) below.after(node);
-    else if (acts && node.parentNode !== acts) acts.append(node);
+    else acts?.append(node);
   }
   narrow.addEventListener("change", place);
   return { node, copy, place };

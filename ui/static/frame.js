@@ -1,5 +1,7 @@
 // Where patches lie on a picture, in fractions of its width and height. `frame` is what the server's Frame says.
 
+const NUDGE = 1e-9; // patches, as in memssl_core/data/images.py
+
 export function framed(frame) {
   const { width, height, rows, columns, patch_px: patch, scale_x, scale_y, left_px: left, top_px: top } = frame;
   const x = (column) => (column * patch + left) / scale_x / width;
@@ -13,10 +15,10 @@ export function framed(frame) {
       const [row, column] = [Math.floor(index / columns), index % columns];
       return [x(column), y(row), x(column + 1), y(row + 1)];
     },
-    // the patch at a point of the picture, null outside
+    // the patch at a point of the picture, null outside; on an edge the next one
     at: (fx, fy) => {
-      const column = Math.floor((fx * width * scale_x - left) / patch);
-      const row = Math.floor((fy * height * scale_y - top) / patch);
+      const column = Math.floor((fx * width * scale_x - left) / patch + NUDGE);
+      const row = Math.floor((fy * height * scale_y - top) / patch + NUDGE);
       return row < 0 || column < 0 || row >= rows || column >= columns ? null : row * columns + column;
     },
   };
