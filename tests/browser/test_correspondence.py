@@ -13,7 +13,7 @@ import pytest
 from browser.conftest import Watched, assert_accessible, watch_jumps
 from browser.pictures import Upload, upload
 from browser.test_page import add
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from analysis.matches import COLUMNS
 from memssl_core.data.images import decode_image
@@ -341,6 +341,18 @@ def test_a_link_waits_for_the_model_it_names(pair):
     expect(page.get_by_label("Layer")).to_have_value("-11")
     expect(page.get_by_label("Facet")).to_have_value("value")
     assert (link(page)["side"], link(page)["patch"]) == ("b", "21")
+
+
+def test_a_link_keeps_the_second_model_while_it_is_on_its_way(pair):
+    held: list[Route] = []
+    other = "random:vit_tiny_patch16_224"
+    page = pair(f"&img=chelsea&img_b=lion&other={other}", routes={"**/api/open": lambda route: held.append(route)}).page
+    settled(page)
+    page.get_by_role("button", name="One way").click()
+    assert held and link(page)["other"] == other
+    held[0].continue_()
+    expect(page.locator(".pairs .caption").nth(1)).to_contain_text("vit_tiny_patch16_224", timeout=20_000)
+    assert (link(page)["other"], link(page)["rule"]) == (other, "argmax")
 
 
 ODD = ("layer=99", "layer=3.7", "check=crops&seed=-1", "check=constructor", "rule=toString", "front=constructor")

@@ -199,15 +199,15 @@ export function mount({ element, props, trigger, watch }) {
     leave.value = look.leave;
   }
 
-  async function listModels() {
+  function listModels() {
     const wanted = linked?.get("other");
     linked = null;
-    await other.offers();
     if (wanted && !other.model) other.choose(wanted);
+    other.offers();
   }
 
   function keepNow() { // the address leads back to what is on screen
-    if (element.offsetParent !== null) keepLink(look, first(), other.model?.source);
+    if (element.offsetParent !== null && !other.isOpening) keepLink(look, first(), other.model?.source);
   }
 
   // ---- drawing
