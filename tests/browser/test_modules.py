@@ -124,6 +124,8 @@ def test_a_click_means_what_the_frame_means(modules: Page, frame: Frame):
     )
     assert found == [frame.patch_at(x * frame.width - 0.5, y * frame.height - 0.5) for x, y in points]
     box = modules.evaluate("told => frame.framed(told).box(5)", asdict(frame))
+    centre = modules.evaluate("told => frame.framed(told).centre(5)", asdict(frame))
+    assert centre == pytest.approx(frame.centre_of(5))
     edges = np.array(frame.box_of(5)) + 0.5  # from pixel centres to edges
     assert box == pytest.approx((edges / [frame.width, frame.height, frame.width, frame.height]).tolist())
 

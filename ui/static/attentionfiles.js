@@ -20,11 +20,9 @@ export function fileStem(file, { layer, headWords }) {
 export function csvOf({ maps, layer }) {
   const heads = ["mean", "max", ...Array.from({ length: maps.heads }, (_, i) => i)];
   const all = heads.map((head) => maps.map(layer, head));
-  const { width, height } = maps.facts.frame;
   const lines = [["row", "column", "x_px", "y_px", ...heads.map((head) => (typeof head === "number" ? `head_${head}` : head))].join(",")];
   for (let patch = 0; patch < maps.patches; patch++) {
-    const [x0, y0, x1, y1] = maps.frame.box(patch);
-    const centre = [((x0 + x1) / 2) * width - 0.5, ((y0 + y1) / 2) * height - 0.5].map((v) => v.toFixed(2));
+    const centre = maps.frame.centre(patch).map((px) => px.toFixed(2));
     lines.push([Math.floor(patch / maps.columns), patch % maps.columns, ...centre, ...all.map((w) => w[patch].toPrecision(7))].join(","));
   }
   return `${lines.join("\n")}\n`;

@@ -2,7 +2,7 @@
 
 import { drawRamp } from "./colormap.js";
 import { progressBar } from "./dialog.js";
-import { h, note, seconds, weight } from "./dom.js";
+import { h, loadPhoto, note, seconds, weight } from "./dom.js";
 import { prefixCells } from "./prefix.js";
 import { drawOverlay } from "./stage.js";
 import { chooseFile } from "./tray.js";
@@ -54,9 +54,7 @@ export function attentionStage(hear) {
     // a photograph, decoded beside the old one, which stays until the maps are there too
     async load(handle) {
       if (photo.dataset.handle === handle) return photo;
-      const next = h("img", { alt: "", src: `api/picture/${handle}`, "data-handle": handle });
-      await next.decode();
-      return next;
+      return loadPhoto(handle);
     },
     receive(next, nextPhoto, noted) {
       maps = next;

@@ -7,7 +7,7 @@ import { keepLink, readLink } from "./comparelink.js";
 import { mapOverlap, mapsView } from "./comparemaps.js";
 import { memoriesSection } from "./comparememories.js";
 import { sizeChoice, sizesOfBoth } from "./comparesize.js";
-import { commandLine, count, h, icon, note, rested, save, seconds, segmented, slider, stemOf, toggle } from "./dom.js";
+import { commandLine, count, h, icon, loadPhoto, note, rested, save, seconds, segmented, slider, stemOf, toggle } from "./dom.js";
 import { exportsRow } from "./exports.js";
 import { framed, framedAt } from "./frame.js";
 import { shortcuts } from "./keys.js";
@@ -215,11 +215,6 @@ export function mount({ element, props, trigger, watch }) {
     }
     wish(); // a patch may be meant whose place is only now known
     draw();
-  }
-  async function loadPhoto(handle) {
-    const photo = h("img", { alt: "", src: `api/picture/${handle}` });
-    await photo.decode();
-    return photo;
   }
   const showPhoto = (side) => maps.show(side, of[side].shown.photo);
 

@@ -12,7 +12,7 @@ export function commandOf(file, [modelA, modelB], [a, b], from, probe) {
   if (a && b) {
     const [ofA, ofB] = [a, b].map((one) => ({ layer: one.layer, head: one.head, size: one.maps.facts.size }));
     const own = Object.keys(ofB).filter((name) => ofB[name] !== ofA[name]);
-    const query = from === "b" && typeof b.query === "number" ? placeOf(b, b.query).map(roundUp).join(",") : a.query;
+    const query = from === "b" && typeof b.query === "number" ? b.frame.centre(b.query).map(roundUp).join(",") : a.query;
     maps = [flag("layer", a.layer), flag("head", a.head), flag("query", query), flag("size", ofA.size), ...own.map((name) => flag(`other-${name}`, ofB[name]))].join("");
   }
   const set = probe && { drawn: "drawn", [`memory-${modelA.handle}`]: "memory" }[probe];
@@ -22,20 +22,13 @@ export function commandOf(file, [modelA, modelB], [a, b], from, probe) {
 
 const roundUp = (px) => Math.ceil(px * 1e4) / 1e4; // so that a place on the edge of a patch of A stays in that patch
 
-// The middle of a patch in pixels of the original picture
-function placeOf({ maps, frame }, patch) {
-  const [x0, y0, x1, y1] = frame.box(patch);
-  const { width, height } = maps.facts.frame;
-  return [((x0 + x1) / 2) * width - 0.5, ((y0 + y1) / 2) * height - 0.5];
-}
-
 // Maps on screen: block and head from 0, the middles of patches in pixels of the original picture
 export function csvOf(shown) {
   const lines = shown.flatMap(({ side, model, maps, frame, layer, head }) => {
     const weights = maps.map(layer, head);
     return Array.from({ length: maps.patches }, (_, patch) => [
       side.toUpperCase(), `"${model.source.replaceAll('"', '""')}"`, layer, head, Math.floor(patch / maps.columns), patch % maps.columns,
-      ...placeOf({ maps, frame }, patch).map((px) => px.toFixed(2)), weights[patch].toPrecision(7)].join(","));
+      ...frame.centre(patch).map((px) => px.toFixed(2)), weights[patch].toPrecision(7)].join(","));
   });
   return `${["side,model,block,head,row,column,x_px,y_px,weight", ...lines].join("\n")}\n`;
 }

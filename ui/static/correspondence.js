@@ -5,7 +5,7 @@ import { questions } from "./asking.js";
 import { cividis, drawRamp, viridis } from "./colormap.js";
 import { commandOf, csvOf, fileName } from "./correspondencefiles.js";
 import { keepLink, readLink } from "./correspondencelink.js";
-import { commandLine, count, h, icon, note, save, seconds, segmented, slider, toggle } from "./dom.js";
+import { commandLine, count, h, icon, loadPhoto, note, save, seconds, segmented, slider, toggle } from "./dom.js";
 import { exportsRow } from "./exports.js";
 import { framed } from "./frame.js";
 import { offBy } from "./matching.js";
@@ -149,12 +149,6 @@ export function mount({ element, props, trigger, watch }) {
       session.fail(error.title ? error : { title: "The matches did not arrive.", text: error.message || "Try again." });
     }
     showState();
-  }
-
-  async function loadPhoto(handle) {
-    const photo = h("img", { alt: "", src: `api/picture/${handle}` });
-    await photo.decode();
-    return photo;
   }
 
   function received(view, model, key, { facts, arrays, shapes }, [photoA, photoB]) {

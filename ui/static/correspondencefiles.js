@@ -14,13 +14,9 @@ export function commandOf({ facts, model, names }, look, shown) {
 export const fileName = ({ names }, suffix) => `${stemOf(names.a)}-${stemOf(names.b)}-matches.${suffix}`;
 
 // The matches on screen, or the cosines of a heat map: patches, and their middles in pixels of the originals
-export function csvOf({ frames, facts }, { patches, scores, shown }, heat) {
+export function csvOf({ frames }, { patches, scores, shown }, heat) {
   const spot = (side, patch) => [Math.floor(patch / frames[side].columns), patch % frames[side].columns];
-  const middle = (side, patch) => {
-    const [x0, y0, x1, y1] = frames[side].box(patch);
-    const { width, height } = facts[`frame_${side}`];
-    return [((x0 + x1) / 2) * width - 0.5, ((y0 + y1) / 2) * height - 0.5].map((v) => v.toFixed(2));
-  };
+  const middle = (side, patch) => frames[side].centre(patch).map((px) => px.toFixed(2));
   const lines = heat
     ? [["row", "column", "x_px", "y_px", "cosine"], ...heat.order.map((patch) => [...spot(heat.side, patch), ...middle(heat.side, patch), heat.values[patch].toPrecision(7)])]
     : [["row_a", "column_a", "row_b", "column_b", "x_a_px", "y_a_px", "x_b_px", "y_b_px", "cosine"], ...shown.map((match) => {

@@ -146,6 +146,13 @@ export function showTab(name) {
 // The name of a picture's file without suffix, as far as a file system takes it
 export const stemOf = (file) => file.replace(/\.[^.]*$/, "").replace(/[^\w-]+/g, "-") || "picture";
 
+// A picture of the tray, decoded
+export async function loadPhoto(handle) {
+  const photo = h("img", { alt: "", src: `api/picture/${handle}`, "data-handle": handle });
+  await photo.decode();
+  return photo;
+}
+
 export function save(blob, name) {
   const url = URL.createObjectURL(blob);
   h("a", { href: url, download: name }).click();

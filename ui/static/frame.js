@@ -15,6 +15,11 @@ export function framed(frame) {
       const [row, column] = [Math.floor(index / columns), index % columns];
       return [x(column), y(row), x(column + 1), y(row + 1)];
     },
+    // the middle of a patch in pixels of the picture, as the server's `centre_of`
+    centre: (index) => {
+      const [row, column] = [Math.floor(index / columns), index % columns];
+      return [x(column + 0.5) * width - 0.5, y(row + 0.5) * height - 0.5];
+    },
     // the patch at a point of the picture, null outside; on an edge the next one
     at: (fx, fy) => {
       const column = Math.floor((fx * width * scale_x - left) / patch + NUDGE);

@@ -2,7 +2,7 @@
 
 import { questions } from "./asking.js";
 import { drawPatches, patchImage, sideStage, whenSeen } from "./besidestage.js";
-import { h, note, rested, seconds, shellWord, toggle } from "./dom.js";
+import { h, loadPhoto, note, rested, seconds, shellWord, toggle } from "./dom.js";
 import { framed } from "./frame.js";
 import { looking } from "./looking.js";
 import { session } from "./session.js";
@@ -86,7 +86,7 @@ export function pcaPanel({ panel, opacity, nameOf, props, trigger, watch }) {
       if (!response.ok) throw { ...LATE, text: (await response.json()).error };
       const { facts, arrays } = unpack(await response.arrayBuffer());
       const handles = next.b ? [next.a, next.b] : [next.a];
-      const photos = await Promise.all(handles.map(loadPhoto));
+      const photos = await Promise.all(handles.map(photoOf));
       if (asked !== mine) return;
       const sides = handles.map((handle, i) => { const side = "ab"[i]; return { handle, photo: photos[i], told: facts[`frame_${side}`], frame: framed(facts[`frame_${side}`]), colours: arrays[`colours_${side}`], front: arrays[`front_${side}`] }; });
       found = { name, key: answer.key, asked: next, model: session.facts.model, facts, sides };
@@ -99,12 +99,9 @@ export function pcaPanel({ panel, opacity, nameOf, props, trigger, watch }) {
     }
     show();
   }
-  async function loadPhoto(handle) {
+  function photoOf(handle) {
     const kept = found?.sides.find((side) => side.handle === handle) ?? (looking.shown?.handle === handle ? looking.shown : null);
-    if (kept) return kept.photo;
-    const photo = h("img", { alt: "", src: `api/picture/${handle}` });
-    await photo.decode();
-    return photo;
+    return kept?.photo ?? loadPhoto(handle);
   }
 
   // ---- drawing
